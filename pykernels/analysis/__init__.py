@@ -1,0 +1,1 @@
+"""Records in, answers out; pure functions."""

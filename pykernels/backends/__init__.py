@@ -1,0 +1,1 @@
+"""HOW a kernel runs: one file a technology."""

@@ -1,0 +1,1 @@
+"""WHAT is computed: one file a kernel family."""

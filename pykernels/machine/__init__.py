@@ -1,0 +1,1 @@
+"""WHERE: what the machine says of itself; read only."""

@@ -1,0 +1,1 @@
+"""Clock, sampling, statistics, verification: what makes a measurement one."""

@@ -1,0 +1,1 @@
+"""Answers in; text, SVG, PNG, HTML out; pure functions."""
