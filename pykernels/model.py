@@ -373,7 +373,7 @@ class Core(msgspec.Struct, frozen=True):
     cpus: tuple[int, ...]
     socket: int = 0
     node: int = 0
-    l3: int = 0
+    l3: int = 0  # -1: the machine states no L3
     kind: str = ""  # "performance" or "efficiency" on hybrid parts
     max_mhz: float = 0.0
 
@@ -411,6 +411,7 @@ class Machine(msgspec.Struct, kw_only=True, omit_defaults=True):
     family: int = 0
     model: int = 0
     stepping: int = 0
+    microarchitecture: str = ""  # a label ("Zen 4"), never a decision
     isa: tuple[str, ...] = ()  # levels this CPU and OS can run, in rising order
     cores: tuple[Core, ...] = ()
     caches: tuple[Cache, ...] = ()
@@ -430,6 +431,15 @@ class Machine(msgspec.Struct, kw_only=True, omit_defaults=True):
     libc: str = ""
     smt: bool = False
     gpus: tuple[Gpu, ...] = ()
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding of `pykernels check`: what was looked at, what was found, and the command that mends it."""
+
+    level: Literal["ok", "warn", "fail", "skip"]
+    name: str
+    message: str
+    hint: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------------ run file
