@@ -1,0 +1,310 @@
+"""Launches x rounds: visits every case of a plan, in random order, in fresh worker processes, and writes each visit down
+before the next begins."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from pykernels import registry
+from pykernels.measure.sampling import Settings
+from pykernels.model import (
+    Case,
+    Crashed,
+    Disturbed,
+    Header,
+    Measured,
+    Outcome,
+    Placement,
+    Record,
+    Skipped,
+    Tuning,
+    Wrong,
+)
+from pykernels.plan import Plan, case_seconds
+from pykernels.store import RunWriter
+from pykernels.units import value_of
+from pykernels.worker import Reply
+
+#: a variant must beat a plainer one by this much to be chosen over it
+TUNE_MARGIN = 0.01
+#: a case that crashed this often in a run is not visited again
+CRASHES_ALLOWED = 2
+#: share of the available memory that the workers of one launch may hold together
+MEMORY_SHARE = 0.5
+
+#: variables that change what is measured, kept in the header where they are set
+ENVIRONMENT = (
+    "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CPU_NAME", "GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING",
+)  # fmt: skip
+
+
+class Player(Protocol):
+    """Whatever answers visits in one launch: worker processes, a replayed file, a simulated device."""
+
+    def visit(
+        self, case: Case, variant: str, settings: Settings, *, round_: int, seed: int, full: bool, timeout_s: float
+    ) -> Reply:
+        """Verify and time a case once."""
+        ...
+
+    def tune(self, case: Case, variants: list[str], timeout_s: float) -> Reply:
+        """Seconds per call of each variant."""
+        ...
+
+    def keep_only(self, places: set[tuple[Placement, str]]) -> None:
+        """Free what other places hold."""
+        ...
+
+    def close(self) -> None:
+        """End the launch."""
+        ...
+
+
+class Progress(Protocol):
+    """Told of everything as it happens; the command line draws it, tests ignore it."""
+
+    def visited(self, record: Record, done: int, total: int) -> None:
+        """A visit ended and is written."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """Cases of a run by how they ended, for the closing lines and the exit code."""
+
+    measured: int = 0
+    wrong: list[Record] = []
+    crashed: list[Record] = []
+    skipped: int = 0
+    disturbed: int = 0
+    interrupted: bool = False
+
+
+def make_header(plan: Plan, *, source: str = "measured") -> Header:
+    """The run file's first line for a plan."""
+    from pykernels import __version__
+    from pykernels.backends.native import compiler_and_flags
+
+    sweep = plan.sweep
+    compiler, flags = compiler_and_flags()
+    return Header(
+        pykernels=__version__,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        sweep_name=sweep.name,
+        sweep=sweep.text,
+        filter=plan.filter,
+        seed=sweep.seed,
+        launches=sweep.launches,
+        rounds=sweep.rounds,
+        budget_s=sweep.budget_s,
+        machine=plan.machine,
+        versions={"python": platform.python_version(), "numpy": _version("numpy"), "numba": _version("numba")},
+        compiler=compiler,
+        flags=flags,
+        environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        source=source,
+    )
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+class Engine:
+    """Runs a plan into a writer. `players(launch)` opens one launch (-1 is the tuning pass, in processes of its own)."""
+
+    def __init__(
+        self, plan: Plan, writer: RunWriter, players: Callable[[int], Player], progress: Progress, *,
+        tuned: Iterable[Tuning] = (), done: Iterable[Record] = (),
+    ) -> None:  # fmt: skip
+        self.plan, self.writer, self.players, self.progress = plan, writer, players, progress
+        self.settings = Settings(sample_s=plan.sweep.sample_s, visit_s=plan.sweep.visit_s)
+        self.chosen = {tuning.case_id: tuning.chosen for tuning in tuned}
+        self.records = list(done)
+        self.seen = {(record.case_id, record.launch, record.round) for record in self.records}
+        self.trouble: dict[str, int] = {}
+        self.checked = {r.case_id for r in self.records if isinstance(r.outcome, Measured | Disturbed)}
+        for record in self.records:
+            self._note_trouble(record)
+
+    def run(self) -> Summary:
+        """Every missing visit, in order. Ctrl-C ends the run with a valid file and `interrupted` set."""
+        interrupted = False
+        try:
+            self._skipped_records()
+            self._launches()
+        except KeyboardInterrupt:
+            interrupted = True
+        self.writer.finish(interrupted=interrupted)
+        summary = summarise(self.records)
+        summary.interrupted = interrupted
+        return summary
+
+    def _launches(self) -> None:
+        visits = [visit for visit in self.plan.visits() if (visit[2].id, visit[0], visit[1]) not in self.seen]
+        total, done = len(visits), 0
+        tuner = self.players(-1)
+        try:
+            for launch in sorted({visit[0] for visit in visits}):
+                player = self.players(launch)
+                try:
+                    for _, round_, case in self._by_memory([v for v in visits if v[0] == launch], player):
+                        if self._given_up(case):
+                            total -= 1
+                            continue
+                        record = self._visit(case, launch, round_, player, tuner)
+                        done += 1
+                        self._keep(record)
+                        self.progress.visited(record, done, total)
+                finally:
+                    player.close()
+                tuner.close()
+        finally:
+            tuner.close()
+
+    def _visit(self, case: Case, launch: int, round_: int, player: Player, tuner: Player) -> Record:
+        started = time.time()
+        timeout_s = 60 + 20 * case_seconds(case, self.plan.sweep)
+        reply = self._tune(case, tuner, timeout_s)
+        if reply is None:
+            reply = player.visit(
+                case, self.chosen[case.id], self.settings, round_=round_,
+                seed=hash_seed(self.plan.sweep.seed, case.hash, launch, round_),
+                full=case.id not in self.checked, timeout_s=timeout_s,
+            )  # fmt: skip
+        self.checked.add(case.id)
+        return make_record(case, self.chosen.get(case.id, ""), launch, round_, started, reply)
+
+    def _tune(self, case: Case, tuner: Player, timeout_s: float) -> Reply | None:
+        """Fix the case's variant on timings that are never reported; the reply is the outcome that kept us from it."""
+        if case.id in self.chosen:
+            return None
+        variants = list(registry.backend(case.implementation.backend).variants(case))
+        if case.implementation.variant or len(variants) <= 1:
+            self.chosen[case.id] = case.implementation.variant or (variants[0] if variants else "")
+            return None
+        reply = tuner.tune(case, variants, timeout_s)
+        if reply.outcome is not None or not reply.seconds:
+            return reply
+        chosen = choose(reply.seconds)
+        self.chosen[case.id] = chosen
+        figure = case.problem.figure()
+        values = {name: round(value_of(figure.unit, figure.amount, s), 4) for name, s in reply.seconds.items()}
+        self.writer.write(Tuning(case_id=case.id, chosen=chosen, candidates=values, unit=figure.unit))
+        return None
+
+    def _by_memory(
+        self, visits: list[tuple[int, int, Case]], player: Player
+    ) -> Iterable[tuple[int, int, Case]]:
+        """The visits as they are where all workers fit in memory together; else place by place, one worker at a time."""
+        largest: dict[tuple[Placement, str], int] = {}
+        for _, _, case in visits:
+            place = (case.placement, case.implementation.backend)
+            largest[place] = max(largest.get(place, 0), case.problem.working_set())
+        if sum(largest.values()) * 2 <= MEMORY_SHARE * (self.plan.machine.memory_available or 1 << 62):
+            yield from visits
+            return
+        for place in largest:
+            player.keep_only({place})
+            yield from [v for v in visits if (v[2].placement, v[2].implementation.backend) == place]
+
+    def _skipped_records(self) -> None:
+        dropped = [(case, Skipped(reason=reason, hint="raise the sweep's budget")) for case, reason in self.plan.dropped]
+        for case, skipped in [*self.plan.skipped, *dropped]:
+            if (case.id, 0, 0) not in self.seen:
+                self._keep(make_record(case, "", 0, 0, time.time(), Reply(outcome=skipped)))
+
+    def _keep(self, record: Record) -> None:
+        self.writer.write(record)
+        self.records.append(record)
+        self._note_trouble(record)
+
+    def _note_trouble(self, record: Record) -> None:
+        if isinstance(record.outcome, Wrong | Skipped):
+            self.trouble[record.case_id] = CRASHES_ALLOWED
+        elif isinstance(record.outcome, Crashed):
+            self.trouble[record.case_id] = self.trouble.get(record.case_id, 0) + 1
+
+    def _given_up(self, case: Case) -> bool:
+        return self.trouble.get(case.id, 0) >= CRASHES_ALLOWED
+
+
+def choose(seconds: dict[str, float]) -> str:
+    """The plainest variant (earliest in the order given) within TUNE_MARGIN of the fastest."""
+    best = min(seconds.values())
+    return next(variant for variant, value in seconds.items() if value <= best * (1 + TUNE_MARGIN))
+
+
+def hash_seed(*parts: object) -> int:
+    """A 31-bit seed from anything printable, equal on every machine."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") & 0x7FFFFFFF
+
+
+def make_record(case: Case, variant: str, launch: int, round_: int, started: float, reply: Reply) -> Record:
+    """One visit as a line of the run file."""
+    problem, place, traffic = case.problem, case.placement, case.problem.traffic()
+    outcome: Outcome = reply.outcome or Crashed(how="exception", detail="the worker answered without an outcome")
+    return Record(
+        case_id=case.id,
+        case=case.hash,
+        kernel=problem.kernel,
+        params=problem.params(),
+        dtype=problem.dtype,
+        backend=case.implementation.backend,
+        isa=case.implementation.isa,
+        variant=variant,
+        device=place.device,
+        threads=place.threads,
+        pages=place.pages,
+        memory=place.memory,
+        mode=place.mode,
+        launch_path=place.launch,
+        ends=place.ends,
+        launch=launch,
+        round=round_,
+        started=round(started, 3),
+        wall_s=round(reply.wall_s, 4),
+        figure=problem.figure(),
+        flops=problem.flops(),
+        bytes_requested=traffic.requested,
+        bytes_compulsory=traffic.compulsory,
+        bytes_write_allocate=traffic.write_allocate,
+        working_set=problem.working_set(),
+        conditions=reply.conditions,
+        outcome=outcome,
+    )
+
+
+def summarise(records: list[Record]) -> Summary:
+    """Cases by how they ended: a case with any measured visit counts as measured."""
+    by_case: dict[str, list[Record]] = {}
+    for record in records:
+        by_case.setdefault(record.case_id, []).append(record)
+    summary = Summary()
+    for visits in by_case.values():
+        outcomes = [visit.outcome for visit in visits]
+        summary.measured += any(isinstance(outcome, Measured) for outcome in outcomes)
+        summary.skipped += all(isinstance(outcome, Skipped) for outcome in outcomes)
+        summary.disturbed += any(isinstance(outcome, Disturbed) for outcome in outcomes)
+        summary.wrong += [visit for visit in visits if isinstance(visit.outcome, Wrong)]
+        summary.crashed += [visit for visit in visits if isinstance(visit.outcome, Crashed)]
+    return summary

@@ -1,0 +1,94 @@
+"""How long and how often a case is timed in one visit. Pure over a Runner: no clock of its own but `time.monotonic`."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pykernels.model import Disturbed, Measured, Samples
+
+if TYPE_CHECKING:
+    from pykernels.backends.base import Runner
+
+#: thread CPU time over wall time below which a sample is contended (design rule 3)
+CONTENDED = 0.98
+#: a visit with a smaller share of clean samples is Disturbed
+CLEAN_SHARE = 0.5
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Aim of a visit: samples of about `sample_s` (at least 1,000 clock steps), `visit_s` in all, stop early once the
+    median is known to `target` (relative half width, within this visit only)."""
+
+    sample_s: float = 1e-3
+    visit_s: float = 0.08
+    min_samples: int = 7
+    max_samples: int = 200
+    target: float = 0.005
+
+
+def calibrate(runner: Runner, settings: Settings) -> int:
+    """Calls per sample so that a sample lasts about `sample_s`; also the warm-up."""
+    reps = 1
+    for _ in range(40):
+        seconds = min(runner.sample(reps, 2).samples_s) * reps
+        if seconds >= settings.sample_s / 2:
+            break
+        growth = settings.sample_s / max(seconds, settings.sample_s / 100)
+        reps = max(reps + 1, math.ceil(reps * min(growth, 100.0)))
+    return reps
+
+
+def collect(runner: Runner, settings: Settings) -> Measured | Disturbed:
+    """Calibrate, then sample in batches until the target, the budget or the maximum is reached."""
+    reps = calibrate(runner, settings)
+    samples = Samples(samples_s=[], reps=reps)
+    started = time.monotonic()
+    stop = "max_samples"
+    while len(samples.samples_s) < settings.max_samples:
+        _extend(samples, runner.sample(reps, min(5, settings.max_samples - len(samples.samples_s))))
+        if len(samples.samples_s) < settings.min_samples:
+            continue
+        if relative_half_width(samples) <= settings.target:
+            stop = "target"
+            break
+        if time.monotonic() - started >= settings.visit_s:
+            stop = "budget"
+            break
+    return judge(samples, stop)
+
+
+def judge(samples: Samples, stop: str) -> Measured | Disturbed:
+    """Measured, or Disturbed where under half of the samples had their threads running undisturbed."""
+    clean = clean_mask(samples)
+    fields = {name: getattr(samples, name) for name in Samples.__struct_fields__}
+    if sum(clean) < CLEAN_SHARE * len(clean):
+        share = f"{sum(clean)} of {len(clean)}"
+        return Disturbed(why=f"{share} samples had every thread on a CPU at least 98% of the time", stop=stop, **fields)
+    return Measured(stop=stop, **fields)
+
+
+def clean_mask(samples: Samples) -> list[bool]:
+    """For each sample: were all its threads running (CPU time over wall time at least 0.98, or not recorded)?"""
+    if not samples.cpu_over_wall:
+        return [True] * len(samples.samples_s)
+    return [ratio >= CONTENDED for ratio in samples.cpu_over_wall]
+
+
+def relative_half_width(samples: Samples) -> float:
+    """Half width of the median's 95% interval over the median, from the MAD, as if samples were independent."""
+    values = [t for t, ok in zip(samples.samples_s, clean_mask(samples), strict=True) if ok]
+    if len(values) < 3:
+        return math.inf
+    centre = median(values)
+    spread = 1.4826 * median(abs(value - centre) for value in values)
+    return 1.96 * 1.2533 * spread / math.sqrt(len(values)) / centre
+
+
+def _extend(samples: Samples, more: Samples) -> None:
+    for name in ("samples_s", "cpu_over_wall", "involuntary_switches", "clock_ghz", "start_skew_s", "host_s"):
+        getattr(samples, name).extend(getattr(more, name))

@@ -1,0 +1,196 @@
+"""From a sweep and a machine to the list of cases, with what is skipped, what is dropped, and how long it will take."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+
+from pykernels import patterns, registry
+from pykernels.errors import UsageError
+from pykernels.machine.placement import MachineSpace, threads_default
+from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped
+from pykernels.sweep import PLACE_KEYS, Sweep
+
+#: seconds, measured on small servers: a worker's start, a visit's fixed cost, and bytes per second of fill and check
+WORKER_S, VISIT_S, PREPARE_BPS, PASS_BPS = 0.35, 0.03, 2e9, 8e9
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What a run will do. `skipped` cases cannot run here, `dropped` ones did not fit the budget."""
+
+    sweep: Sweep
+    machine: Machine
+    cases: list[Case]
+    skipped: list[tuple[Case, Skipped]] = []
+    dropped: list[tuple[Case, str]] = []
+    filter: str = ""
+
+    def estimate_s(self) -> float:
+        """Seconds the whole plan is expected to take."""
+        workers = len({(case.placement, case.implementation.backend) for case in self.cases}) * (self.sweep.launches + 1)
+        return workers * WORKER_S + sum(case_seconds(case, self.sweep) for case in self.cases)
+
+    def visits(self) -> list[tuple[int, int, Case]]:
+        """(launch, round, case) in the order of the run: every case once a round, in seeded random order."""
+        import random
+
+        order: list[tuple[int, int, Case]] = []
+        for launch in range(self.sweep.launches):
+            for round_ in range(self.sweep.rounds):
+                cases = list(self.cases)
+                random.Random(f"{self.sweep.seed}/{launch}/{round_}").shuffle(cases)
+                order += [(launch, round_, case) for case in cases]
+        return order
+
+
+def case_seconds(case: Case, sweep: Sweep) -> float:
+    """Expected seconds of all visits of a case, its tuning pass included."""
+    nbytes = case.problem.working_set()
+    traffic = case.problem.traffic().requested
+    one_pass = traffic / PASS_BPS
+    visit = VISIT_S + nbytes / PREPARE_BPS + max(sweep.visit_s / 2, 12 * one_pass)
+    tune = 0.0
+    if not case.implementation.variant:
+        backend = registry.backend(case.implementation.backend)
+        candidates = len(backend.variants(case))
+        tune = (candidates * max(0.02, 6 * one_pass) + nbytes / PREPARE_BPS) if candidates > 1 else 0.0
+    return tune + visit * sweep.launches * sweep.rounds
+
+
+def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool = False) -> Plan:
+    """Expand the sweep's studies for this machine. `k` filters ids; `can_run_all` (replay, simulation) asks no backend
+    whether the case can run here. Raises UsageError where the sweep asks for what no machine of this kind can do."""
+    found: dict[str, tuple[Case, Skipped | None]] = {}
+    for n, study in enumerate(sweep.study, 1):
+        for case, skipped in _expand(study, sweep, machine, f"{sweep.name}: study {n}", can_run_all):
+            found.setdefault(case.id, (case, skipped))
+    chosen = patterns.select(k, list(found)) if k else list(found)
+    if k and not chosen:
+        raise UsageError(f'-k "{k}" selects none of the {len(found)} cases of {sweep.name} (see --dry-run)')
+    plan = Plan(sweep=sweep, machine=machine, cases=[], filter=k)
+    for case_id in chosen:
+        case, skipped = found[case_id]
+        if skipped:
+            plan.skipped.append((case, skipped))
+        else:
+            plan.cases.append(case)
+    _fit_budget(plan)
+    return plan
+
+
+def _expand(
+    study: dict[str, Any], sweep: Sweep, machine: Machine, where: str, can_run_all: bool
+) -> list[tuple[Case, Skipped | None]]:
+    family = registry.family(study["kernel"], where=where)
+    found = []
+    own_keys = [key for key in family.keys if key in study]
+    defaults = {key: spec.default for key, spec in family.keys.items() if key not in study and spec.default}
+    for placement in _placements(study, machine, where):
+        space = MachineSpace(machine, placement.device, placement.threads, dram_factor=sweep.dram_factor)
+        for values in _products({**{key: study[key] for key in own_keys}, **defaults}):
+            problem = _problem(family, values, space, where)
+            for implementation in _implementations(study, machine):
+                case = Case(problem=problem, implementation=implementation, placement=placement)
+                found.append((case, None if can_run_all else why_not(case, machine)))
+    return found
+
+
+def _problem(family: Family, values: dict[str, Any], space: MachineSpace, where: str) -> Problem:
+    try:
+        return family.build(values, space)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
+
+
+def why_not(case: Case, machine: Machine) -> Skipped | None:
+    """The backend's reason not to run a case on this machine, or that it has no such variant."""
+    backend = registry.backend(case.implementation.backend)
+    reason = backend.skip(case, machine)
+    if reason:
+        return reason
+    known = backend.variants(case)
+    if not known:
+        return Skipped(reason=f"{backend.name} has no {case.problem.kernel} in {case.problem.dtype}")
+    wanted = case.implementation.variant
+    if wanted and wanted not in known:
+        return Skipped(reason=f'{backend.name} has no variant "{wanted}" of it', hint=f"variants: {', '.join(known)}")
+    return None
+
+
+def _placements(study: dict[str, Any], machine: Machine, where: str) -> list[Placement]:
+    fields = {
+        "device": study.get("on", ["cpu"]),
+        "threads": study.get("threads", ["all"]),
+        **{field: study[key] for field, key in _PLACE_FIELDS.items() if key in study},
+    }
+    placements = []
+    for values in _products(fields):
+        device = str(values["device"])
+        try:
+            if device.startswith("gpu"):
+                values["threads"] = 1
+            elif values["threads"] == "all":
+                values["threads"] = threads_default(machine, device)
+            else:
+                check_threads(machine, device, int(values["threads"]))
+            if "memory" in values:
+                values["memory"] = str(values["memory"])
+        except UsageError as error:
+            raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
+        placements.append(Placement(**values))
+    return list(dict.fromkeys(placements))
+
+
+_PLACE_FIELDS = {"pages": "pages", "memory": "memory", "mode": "mode", "launch": "launch", "ends": "ends"}
+assert set(_PLACE_FIELDS.values()) <= set(PLACE_KEYS)
+
+
+def check_threads(machine: Machine, device: str, threads: int) -> None:
+    """Raises UsageError where a placement cannot have that many threads."""
+    from pykernels.machine.placement import cpus_for
+
+    cpus_for(machine, device, threads)
+
+
+def _implementations(study: dict[str, Any], machine: Machine) -> list[Implementation]:
+    found = []
+    for name in study.get("backend", ["native"]):
+        levels = registry.backend(name).isas(machine)
+        for isa in _isas(study.get("isa", ["best"]), levels):
+            found += [Implementation(backend=name, isa=isa, variant=v) for v in study.get("variant", [""])]
+    return list(dict.fromkeys(found))
+
+
+def _isas(wanted: list[Any], levels: tuple[str, ...]) -> list[str]:
+    if not levels:
+        return [""]
+    names: list[str] = []
+    for value in wanted:
+        names += {"best": [levels[-1]], "all": list(levels)}.get(str(value), [str(value)])
+    return names
+
+
+def _products(keys: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*keys.values())]
+
+
+def _fit_budget(plan: Plan) -> None:
+    """Drop the least informative cases until the estimate fits the budget: kernels off the best ISA first, then kernels,
+    then roofs off the best ISA; within a rank the slowest first. The roofs of the best ISA go last of all."""
+    over = plan.estimate_s() - plan.sweep.budget_s
+    if over <= 0:
+        return
+    best = {name: backend.isas(plan.machine)[-1:] for name, backend in registry.backends().items()}
+
+    def keep_rank(case: Case) -> int:
+        off_best = case.implementation.isa not in ("", *best[case.implementation.backend])
+        return (0 if case.problem.figure().ceiling else 2) + (1 if off_best else 0)
+
+    for case in sorted(plan.cases, key=lambda c: (-keep_rank(c), -case_seconds(c, plan.sweep))):
+        if over <= 0 or len(plan.cases) == 1:
+            break
+        over -= case_seconds(case, plan.sweep)
+        plan.cases.remove(case)
+        plan.dropped.append((case, f"over the budget of {plan.sweep.budget_s:.0f} s"))
