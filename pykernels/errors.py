@@ -30,6 +30,10 @@ class NothingMeasured(PykernelsError):
     exit_code = 3
 
 
+class DeviceLost(Exception):
+    """Raised by a backend whose device can no longer be used in this process: the worker answers, then is replaced."""
+
+
 def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> UsageError:
     """An error for a misspelt name, with the nearest known name or the list of known names."""
     choices = sorted(set(known))

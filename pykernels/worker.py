@@ -19,16 +19,12 @@ import msgspec
 
 from pykernels import registry
 from pykernels.backends.base import Backend, Runner, Session
-from pykernels.errors import PykernelsError
+from pykernels.errors import DeviceLost, PykernelsError
 from pykernels.measure import sampling, verify
 from pykernels.model import Case, Conditions, Crashed, Implementation, Machine, Outcome, Placement, Skipped, Wrong
 
 #: seconds spent timing one candidate in each of the two turns of the tuning pass
 TUNE_S = 0.008
-
-
-class DeviceLost(Exception):
-    """Raised by a backend whose device can no longer be used in this process: the worker answers, then is replaced."""
 
 
 class Open(msgspec.Struct, tag="open", tag_field="op"):
