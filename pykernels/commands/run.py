@@ -1,0 +1,251 @@
+"""`pykernels run`: measure a sweep into a run file, print its roofline, say where everything is and what to type next."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pykernels.commands.common import filter_option, output_options, print_json, width, writable
+from pykernels.errors import NothingMeasured, UsageError
+
+if TYPE_CHECKING:
+    from pykernels.engine import Engine, Summary
+    from pykernels.plan import Plan
+
+
+@click.command()
+@click.argument("sweep", default="", metavar="[SWEEP]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run file; default HOST-SWEEP-TIME.jsonl.")
+@filter_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and its time estimate; measure nothing.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FILE", help="Finish an interrupted run.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Play timings from FILE; no clock.")
+@click.option("--launches", type=click.IntRange(1, 1000), help="Fresh processes per case; overrides the sweep.")
+@click.option("--budget", metavar="TIME", help='Time for the whole run, such as "5 min"; overrides the sweep.')
+@click.option("--no-wait", is_flag=True, help="Leave at once when another run holds this machine.")
+@click.option("--no-picture", is_flag=True, help="Draw no figures beside the run file.")
+@output_options
+def run(
+    sweep: str, output: Path | None, pattern: str, dry_run: bool, resume: Path | None, replay: Path | None,
+    launches: int | None, budget: str | None, no_wait: bool, no_picture: bool, as_json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """Measure SWEEP (a shipped name or a TOML file; default: quick) into a run file.
+
+    With no argument: this CPU's roofline in under a minute, as a table and a picture.
+    """
+    if resume:
+        _refuse_with_resume(sweep, output, pattern, launches, budget, replay)
+        job = _resumed(resume)
+    else:
+        job = _planned(sweep or "quick", pattern, replay, launches, budget)
+    if dry_run:
+        _print_plan(job.plan, as_json)
+        return 0
+    if not job.plan.cases and not job.plan.skipped:
+        raise NothingMeasured("the plan has no case")
+    path = resume or output or _default_path(job.plan.sweep.name)
+    summary = _measure(job, path, resume is not None, no_wait, quiet)
+    return _close(summary, path, sweep or job.plan.sweep.name, as_json, quiet, no_picture)
+
+
+class Job:
+    """A plan, who plays it, and what is already measured."""
+
+    def __init__(self, plan: Plan, players: Any = None, source: str = "measured", old: Any = None) -> None:
+        self.plan, self.players, self.source, self.old = plan, players, source, old
+
+
+def _planned(name: str, pattern: str, replay: Path | None, launches: int | None, budget: str | None) -> Job:
+    from pykernels.machine.cpu import read_machine
+    from pykernels.plan import make_plan
+    from pykernels.sweep import load_sweep
+    from pykernels.units import parse_duration
+
+    sweep = load_sweep(name)
+    if launches:
+        sweep.launches = launches
+    if budget:
+        sweep.budget_s = parse_duration(budget)
+    if replay is None:
+        return Job(make_plan(sweep, read_machine(), k=pattern))
+    from pykernels.backends.replay import load_replay
+
+    played = load_replay(replay)
+    plan = make_plan(sweep, played.machine or read_machine(), k=pattern, can_run_all=True)
+    return Job(plan, played.player, "replay")
+
+
+def _refuse_with_resume(sweep: str, *others: Any) -> None:
+    if sweep or any(other for other in others):
+        raise UsageError("--resume takes its sweep and options from the file; give it alone")
+
+
+def _resumed(path: Path) -> Job:
+    from pykernels.machine.cpu import read_machine
+    from pykernels.plan import make_plan
+    from pykernels.store import load_run
+    from pykernels.sweep import parse_sweep
+
+    old = load_run(path)
+    header = old.header
+    if header.source != "measured":
+        raise UsageError(f"{path}: a {header.source} run cannot be resumed; only measured ones are")
+    machine = read_machine()
+    if machine.id != header.machine.id:
+        raise UsageError(
+            f"{path}: was measured on another machine ({header.machine.cpu_model}, {header.machine.id}); this one is "
+            f"{machine.id}. Resume it there, or start a new run here"
+        )
+    sweep = parse_sweep(header.sweep, name=header.sweep_name, where=f"{path}: its sweep")
+    sweep.launches, sweep.rounds, sweep.seed, sweep.budget_s = (
+        header.launches, header.rounds, header.seed, header.budget_s,
+    )  # fmt: skip
+    return Job(make_plan(sweep, machine, k=header.filter), old=old)
+
+
+def _default_path(name: str) -> Path:
+    host = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node().split(".")[0]).strip("-") or "machine"
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    return Path(f"{host}-{name}-{stamp}.jsonl")
+
+
+def _measure(job: Job, path: Path, resuming: bool, no_wait: bool, quiet: bool) -> Summary:
+    from pykernels.commands.progress import make_progress
+    from pykernels.engine import Engine, make_header
+    from pykernels.lock import machine_lock
+    from pykernels.pool import WorkerPool
+    from pykernels.store import RunWriter, open_for_resume
+
+    plan = job.plan
+    writer = open_for_resume(path) if resuming else RunWriter(writable(path), make_header(plan, source=job.source))
+    progress = make_progress(plan, quiet)
+
+    def workers(launch: int) -> WorkerPool:
+        return WorkerPool(plan.machine, seed=plan.sweep.seed * 1000 + launch)
+
+    engine = Engine(
+        plan, writer, job.players or workers, progress,
+        tuned=job.old.tunings if job.old else (), done=job.old.records if job.old else (),
+    )  # fmt: skip
+    with progress:
+        if job.players:
+            return engine.run()
+        with machine_lock(f"pykernels run {plan.sweep.name}", wait=not no_wait, say=progress.note):
+            return _engine_with_sigterm(engine)
+
+
+def _engine_with_sigterm(engine: Engine) -> Summary:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does: with a valid file."""
+    import signal
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, stop)
+    return engine.run()
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    from pykernels.units import format_duration, format_size
+
+    if as_json:
+        print_json(
+            {
+                "sweep": plan.sweep.name,
+                "estimate_s": plan.estimate_s(),
+                "budget_s": plan.sweep.budget_s,
+                "cases": [
+                    {"case_id": c.id, "hash": c.hash, "working_set": c.problem.working_set()} for c in plan.cases
+                ],
+                "skipped": [{"case_id": c.id, "reason": s.reason, "hint": s.hint} for c, s in plan.skipped],
+                "dropped": [{"case_id": c.id, "reason": reason} for c, reason in plan.dropped],
+            }
+        )
+        return
+    for case in plan.cases:
+        click.echo(f"{case.hash}  {case.id}   {format_size(case.problem.working_set())}")
+    for case, skipped in plan.skipped:
+        click.echo(f"skip      {case.id}: {skipped.reason}")
+    for case, reason in plan.dropped:
+        click.echo(f"drop      {case.id}: {reason}")
+    total = len(plan.cases) + len(plan.skipped) + len(plan.dropped)
+    text = f"{total} cases: {len(plan.cases)} will run, {len(plan.skipped)} skipped"
+    text += f", {len(plan.dropped)} dropped" if plan.dropped else ""
+    budget = format_duration(plan.sweep.budget_s)
+    click.echo(f"{text}. Estimate {format_duration(plan.estimate_s())} of a {budget} budget.")
+
+
+def _close(summary: Summary, path: Path, sweep: str, as_json: bool, quiet: bool, no_picture: bool) -> int:
+    from pykernels.store import load_run
+
+    if summary.interrupted:
+        click.echo(f"interrupted; {path} is valid as it is. Finish it with: pykernels run --resume {path}", err=True)
+        return 130
+    done = load_run(path)
+    if as_json:
+        print_json(_summary_json(summary, path, done))
+    else:
+        _say(summary, path, done, quiet, no_picture)
+    _list_trouble(summary, sweep)
+    if summary.wrong or summary.crashed:
+        return 1
+    if not summary.measured:
+        raise NothingMeasured(f"no case was measured; the reasons are in {path} (pykernels roofline {path})")
+    return 0
+
+
+def _summary_json(summary: Summary, path: Path, done: Any) -> dict[str, Any]:
+    from pykernels.analysis import roofline
+
+    return {
+        "file": str(path),
+        "measured": summary.measured,
+        "skipped": summary.skipped,
+        "disturbed": summary.disturbed,
+        "wrong": [record.case_id for record in summary.wrong],
+        "crashed": [record.case_id for record in summary.crashed],
+        "roofline": roofline.analyse([done]),
+    }
+
+
+def _say(summary: Summary, path: Path, done: Any, quiet: bool, no_picture: bool) -> None:
+    from pykernels.analysis.roofline import analyse
+    from pykernels.report import roofline as report
+
+    answer = analyse([done])
+    click.echo(report.text(answer, width()))
+    pictures: list[Path] = []
+    if answer.roofs and not no_picture:
+        pictures = report.draw(answer, path.with_suffix(".png"))
+    parts = [f"{summary.measured} measured"]
+    parts += [f"{n} {word}" for n, word in _counts(summary) if n]
+    click.echo(f"wrote {path}   {', '.join(parts)}")
+    for picture in pictures:
+        click.echo(f"drew {picture}")
+    if not quiet and done.header.sweep_name == "quick":
+        click.echo(f"next: pykernels run roofline   (every roof)   or   pykernels roofline {path} --json", err=True)
+
+
+def _counts(summary: Summary) -> list[tuple[int, str]]:
+    return [
+        (len(summary.wrong), "wrong"), (len(summary.crashed), "crashed"), (summary.skipped, "skipped"),
+        (summary.disturbed, "disturbed"),
+    ]  # fmt: skip
+
+
+def _list_trouble(summary: Summary, sweep: str) -> None:
+    rerun = f"   rerun: pykernels run {sweep} -k "
+    for record in summary.wrong:
+        outcome: Any = record.outcome
+        error = f"error {outcome.max_error:.3g} > {outcome.bound:.3g} at {outcome.where}"
+        click.echo(f"wrong: {record.case_id}   {error}{rerun}{record.case}", err=True)
+    for record in summary.crashed:
+        outcome = record.outcome
+        last = outcome.detail.strip().splitlines()[-1:] or [""]
+        click.echo(f"crashed: {record.case_id}   {outcome.how}: {last[0]}{rerun}{record.case}", err=True)
