@@ -1,6 +1,6 @@
 """Names CPUs and says how wide their arithmetic is: FLOP per core and cycle of the FMA units, by microarchitecture.
 
-Public facts from the vendors' own guides. AMD optimization guides for families 17h, 19h, 1Ah: Zen 1 two 128-bit FMA units,
+Public facts from vendors' own guides. AMD optimization guides for families 17h, 19h, 1Ah: Zen 1 two 128-bit FMA units,
 Zen 2 and 3 two 256-bit, Zen 4 two 256-bit that take a 512-bit operation in two passes, server Zen 5 two 512-bit. Intel
 optimization manual: Haswell and client parts two 256-bit, Skylake-SP and later servers two 512-bit (ports 0+1 and 5).
 Arm software optimization guides: Neoverse N1, N2, N3 two 128-bit, V1 four 128-bit or two 256-bit SVE, V2 and V3 four
@@ -88,7 +88,7 @@ _ARM_VENDORS = {
 
 
 def identify(arch: str, vendor: str, family: int, model: int) -> Microarchitecture | None:
-    """The design of a CPU, by CPUID's family and model, or on Arm by implementer (in `family`) and part (in `model`)."""
+    """Design of a CPU, by CPUID's family and model, or on Arm by implementer (in `family`) and part (in `model`)."""
     if arch == "aarch64":
         return _ARM.get((family, model))
     for first, last, design in _X86.get((vendor, family), ()):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 
 from pykernels.errors import UsageError, unknown
-from pykernels.model import Cache, Core, Machine
+from pykernels.model import Cache, Core, Gpu, Machine
 from pykernels.units import GIB, KIB, MIB, format_size, parse_size
 
 #: Assumed where a machine states no caches at all: small enough to lie inside those of any server CPU of this century's
 #: second decade and later; the last level is set large, since DRAM must lie outside it.
 FALLBACK = {"L1": 32 * KIB, "L2": 256 * KIB, "L3": 4 * MIB}
 FALLBACK_LLC = 64 * MIB
+#: Assumed of a GPU that is not there or says nothing, so that a plan can still name the cases it skips.
+FALLBACK_GPU = Gpu(index=0, name="", memory_bytes=16 * GIB, l2_bytes=32 * MIB)
 
 LEVELS = ("L1", "L2", "L3", "DRAM")
 _RELATIVE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(%\s*memory|L[1-4]|DRAM|[A-Za-z]+)\s*$")
@@ -102,18 +103,6 @@ def usable_memory(machine: Machine) -> int:
     return min((n for n in (machine.memory_bytes, machine.memory_limit) if n), default=0)
 
 
-def check_fits(machine: Machine, nbytes: int, what: str) -> None:
-    """Raise UsageError if `nbytes` is beyond the memory that is available; `what` names field and value."""
-    total = usable_memory(machine)
-    available = min((n for n in (total, machine.memory_available) if n), default=0)
-    if available and nbytes > available:
-        limit = " (the control group's limit)" if machine.memory_limit and total == machine.memory_limit else ""
-        raise UsageError(
-            f"{what} is {format_size(nbytes)}, beyond memory: {format_size(available)} of "
-            f"{format_size(total)}{limit} is available"
-        )
-
-
 class MachineSpace:
     """Sizes for a team of `threads` on a CPU device (model.Space).
 
@@ -121,7 +110,7 @@ class MachineSpace:
     least twice its L2; a share is the cache's bytes over the threads of the team that use it. DRAM: `dram_factor` times
     the last-level caches that the team touches, at most 25% of the memory there is for it; `dram_factor` below 4 is the
     caller's to flag (`llc_bytes` is what to compare with). Without an L3 the L2 is the last level; where the machine
-    states no caches, FALLBACK counts and `assumed` is true.
+    states no caches, FALLBACK counts and `assumed` is true. On a GPU the levels are L2 and DRAM, of its own memory.
     """
 
     def __init__(self, machine: Machine, device: str = "cpu", threads: int = 1, dram_factor: float = 8.0) -> None:
@@ -129,13 +118,29 @@ class MachineSpace:
         self.device = device
         self.threads = threads
         self.dram_factor = dram_factor
+        self.cpus: tuple[int, ...] = ()
+        self.caches, self.assumed = machine.caches, not machine.caches
+        self.memory = usable_memory(machine)
+        self.available = min((n for n in (self.memory, machine.memory_available) if n), default=0)
+        if device.startswith("gpu"):
+            self._use_gpu()
+            return
         self.cpus = cpus_for(machine, device, threads)
-        self.assumed = not machine.caches
+        if device != "cpu" and len(machine.nodes) > 1:
+            team = set(self.cpus)
+            local = sum(node.memory_bytes for node in machine.nodes if team.intersection(node.cpus))
+            self.available = min((n for n in (self.available, local) if n), default=0)
+
+    def _use_gpu(self) -> None:
+        gpu = next((gpu for gpu in self.machine.gpus if self.device == f"gpu:{gpu.index}"), FALLBACK_GPU)
+        self.assumed = not gpu.l2_bytes or gpu is FALLBACK_GPU
+        self.caches = (Cache("L2", gpu.l2_bytes or FALLBACK_GPU.l2_bytes, ()),)
+        self.memory = self.available = gpu.memory_bytes or FALLBACK_GPU.memory_bytes
 
     @property
     def levels(self) -> tuple[str, ...]:
         """Levels this placement has, innermost first."""
-        return tuple(level for level in LEVELS if level == "DRAM" or self.assumed or self._touched(level))
+        return tuple(level for level in LEVELS if level == "DRAM" or not self.caches or self._touched(level))
 
     @property
     def llc_bytes(self) -> int:
@@ -150,62 +155,49 @@ class MachineSpace:
         if level not in LEVELS:
             raise unknown("level", level, LEVELS)
         if level == "DRAM":
-            return self._dram_bytes()
-        share = self._share(level)
-        if level == "L1":
-            inside = share // 2
-        elif level == "L2":
-            inside = share * 3 // 8
+            inside = min(int(self.dram_factor * self.llc_bytes), (self.available or GIB) // 4) // self.threads
+        elif level == "L3":
+            inside = max(min(4 * MIB, self._share("L3") // 2), 2 * self._share("L2"))
         else:
-            inside = max(min(4 * MIB, share // 2), 2 * self._share("L2"))
-        return inside // KIB * KIB * self.threads
+            inside = self._share(level) // 2 if level == "L1" else self._share(level) * 3 // 8
+        return max(1, inside // KIB) * KIB * self.threads
 
     def size(self, text: str) -> int:
         """Bytes of "64 MiB", "0.4 L2" or "4 L3" (of one cache of that level), or "25% memory"; UsageError where it
         makes no sense or is beyond memory."""
         match = _RELATIVE.match(text)
-        if match and match[2].endswith("memory"):
-            nbytes = int(float(match[1]) / 100 * usable_memory(self.machine))
-        elif match and match[2] in ("L1", "L2", "L3"):
+        if match and match[2].endswith("memory") and "%" in match[2]:
+            nbytes = int(float(match[1]) / 100 * self.memory)
+        elif match and match[2] in FALLBACK:
             nbytes = int(float(match[1]) * self._capacity(match[2]))
         elif match and match[2] in ("L4", "DRAM", "memory"):
-            raise UsageError(f'"{text}" is not a size: write it as "4 L3" or "25% memory"')
+            raise UsageError(f'"{text}" is not a size (write it as "0.4 L2", "4 L3", "25% memory" or "64 MiB")')
         else:
             nbytes = parse_size(text)
-        check_fits(self.machine, nbytes, f'size "{text}"')
+        if self.available and nbytes > self.available:
+            raise UsageError(
+                f'size "{text}" is {format_size(nbytes)}, beyond memory: "{self.device}" has '
+                f"{format_size(self.available)} available of {format_size(self.memory)}"
+            )
         return nbytes
 
     def _touched(self, level: str) -> tuple[Cache, ...]:
         """Caches of a level that one of the team's CPUs lies under."""
         team = set(self.cpus)
-        return tuple(cache for cache in self.machine.caches if cache.level == level and team.intersection(cache.cpus))
+        return tuple(c for c in self.caches if c.level == level and (team.intersection(c.cpus) or not c.cpus))
 
     def _capacity(self, level: str) -> int:
         """Bytes of one cache of the level, the smallest that the team touches."""
-        if self.assumed:
+        if not self.caches:
             return FALLBACK[level]
         touched = self._touched(level)
         if not touched:
             there = ", ".join(level for level in self.levels if level != "DRAM")
-            raise NoSuchLevel(
-                f'level "{level}": this machine states no such cache for "{self.device}" (it has {there})'
-            )
+            raise NoSuchLevel(f'level "{level}": no such cache is stated for "{self.device}" (it has {there})')
         return min(cache.bytes for cache in touched)
 
     def _share(self, level: str) -> int:
         """Bytes of the level for each thread, the smallest share in the team."""
         capacity = self._capacity(level)
-        team = Counter(self.cpus)
-        shares = (c.bytes // max(1, sum(team[cpu] for cpu in c.cpus)) for c in self._touched(level))
-        return min(shares, default=capacity)
-
-    def _dram_bytes(self) -> int:
-        """dram_factor x LLC, at most a quarter of the memory that counts: limit, available now, and local nodes."""
         team = set(self.cpus)
-        local = 0
-        if self.device != "cpu" and len(self.machine.nodes) > 1:
-            local = sum(node.memory_bytes for node in self.machine.nodes if team.intersection(node.cpus))
-        memory = min((n for n in (usable_memory(self.machine), self.machine.memory_available, local) if n), default=GIB)
-        nbytes = min(int(self.dram_factor * self.llc_bytes), memory // 4)
-        grain = KIB * self.threads
-        return max(1, nbytes // grain) * grain
+        return min((c.bytes // max(1, len(team.intersection(c.cpus))) for c in self._touched(level)), default=capacity)
