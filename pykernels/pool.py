@@ -39,7 +39,7 @@ class Process:
     def __init__(self, place: Place, machine: Machine, *, seed: int) -> None:
         self.stderr: IO[bytes] = tempfile.TemporaryFile()
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "pykernels.worker"],
+            [sys.executable, "-P", "-c", "from pykernels.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
@@ -123,7 +123,8 @@ def _environment(placement: Placement, seed: int) -> dict[str, str]:
     threads = str(placement.threads)
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     pad = "x" * random.Random(seed).randrange(0, 4096)
-    return {**os.environ, **dict.fromkeys(pools, threads), "PYKERNELS_PAD": pad, "PYTHONUNBUFFERED": "1"}
+    own = {"PYKERNELS_PAD": pad, "PYKERNELS_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **dict.fromkeys(pools, threads), **own}
 
 
 class WorkerPool:

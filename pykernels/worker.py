@@ -1,7 +1,7 @@
 """The child process: opens one backend for one placement, then tunes and visits cases as told, a JSON line each way.
 
 It is started fresh for every launch, dies with its parent, and keeps its standard output for the protocol (whatever a
-library prints goes to standard error). `python -m pykernels.worker` is not meant to be typed by hand.
+library prints goes to standard error). Only `pool.py` starts it.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def _die_with_parent() -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
-        os._exit(1)
+    if os.getppid() != int(os.environ.get("PYKERNELS_PARENT", os.getppid())):
+        os._exit(1)  # it ended before we could ask
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -189,6 +189,3 @@ def main() -> None:
     os.dup2(2, 1)
     serve(sys.stdin.buffer, protocol)
 
-
-if __name__ == "__main__":
-    main()
