@@ -7,6 +7,7 @@ and torn line off (neither holds a record) and appends; the footer written at th
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import gc
 import hashlib
@@ -88,15 +89,16 @@ class RunWriter:
         with _named(path):
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o644)
 
-    def append(self, line: Tuning | Record) -> None:
+    def write(self, line: Tuning | Record) -> None:
         """Write one line whole. Raises UsageError where the disk is full; the file then ends with the line before."""
         self._write(line)
         self.records += isinstance(line, Record)
 
-    def close(self, *, interrupted: bool = False, finished: str = "") -> None:
+    def finish(self, *, interrupted: bool = False) -> None:
         """Write the footer (count, SHA-256 of all bytes before it) and close; a second call does nothing."""
         if self._fd < 0:
             return
+        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         footer = Footer(records=self.records, sha256=self._hash.hexdigest(), finished=finished, interrupted=interrupted)
         try:
             self._write(footer)
@@ -114,7 +116,7 @@ class RunWriter:
             os.close(self._fd)
             self._fd = -1
         else:
-            self.close(interrupted=kind is not None)
+            self.finish(interrupted=kind is not None)
 
     def _write(self, line: Line) -> None:
         data = _encoder.encode(_with_schema(line) if isinstance(line, Header) else line)
@@ -185,13 +187,13 @@ def load_run(path: str | Path) -> Run:
     return _parse(path, _read(path))[0]
 
 
-def open_for_resume(path: str | Path) -> tuple[Run, RunWriter]:
-    """The run so far, and a writer that appends to it. Footer and torn last line are cut off; no record ever is.
+def open_for_resume(path: str | Path) -> RunWriter:
+    """A writer that appends to an existing run. Footer and torn last line are cut off; no record ever is.
 
     Raises UsageError as `load_run` and `RunWriter` do."""
     data = _read(path)
     run, keep = _parse(path, data)
-    return run, RunWriter._resumed(path, data[:keep], len(run.records))
+    return RunWriter._resumed(path, data[:keep], len(run.records))
 
 
 def _read(path: str | Path) -> bytes:

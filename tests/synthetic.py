@@ -1,4 +1,4 @@
-"""Runs of known truth for tests: roofs plus noise in, `store.Run` out. The truth is the rate; noise is on its logarithm."""
+"""Runs of known truth for tests: roofs plus noise in, `store.Run` out. Noise is on the logarithm of the rate."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def run(
     on: Machine | None = None,
     offset: float = 0.0,
 ) -> Run:
-    """Measure the specs on a pretended machine, cases in random order within every round. `offset` moves all log rates."""
+    """Measure the specs on a pretended machine, in random order within rounds. `offset` moves all log rates."""
     noise = noise or Noise()
     specs = list(specs)
     rng = np.random.default_rng(noise.seed)
@@ -145,7 +145,9 @@ def run(
                 outcome = specs[index].outcome or _timings(specs[index], log_rate, samples, noise, rng)
                 clock += 0.1
                 records.append(_record(specs[index], launch, round_, clock, outcome))
-    header = Header(machine=on or machine(), started=_iso(started), sweep_name="synthetic", launches=launches, rounds=rounds)
+    header = Header(
+        machine=on or machine(), started=_iso(started), sweep_name="synthetic", launches=launches, rounds=rounds
+    )
     return Run(path=path, header=header, tunings=[], records=records)
 
 
@@ -199,6 +201,9 @@ def typical(threads: Sequence[int] = (1, 2), **more: object) -> list[Spec]:
     for count in threads:
         for level, rate in BANDWIDTH.items():
             scale = count if level != "DRAM" else 1 + 0.2 * (count - 1)
-            specs += [bandwidth(level, rate * scale, threads=count), bandwidth(level, 0.9 * rate * scale, "copy", count)]
+            specs += [
+                bandwidth(level, rate * scale, threads=count),
+                bandwidth(level, 0.9 * rate * scale, "copy", count),
+            ]
         specs += [compute(270.0 * count, threads=count), compute(135.0 * count, "fp64", threads=count)]
     return [_with(spec, dict(more)) for spec in specs]
