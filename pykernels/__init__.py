@@ -1,3 +1,3 @@
-"""pykernels measures the memory wall on any machine: rooflines with uncertainty, kernels under them, CPU-GPU crossover."""
+"""pykernels measures the memory wall: rooflines with uncertainty, kernels under them, and the CPU-GPU crossover."""
 
 __version__ = "0.1.0"

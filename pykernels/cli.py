@@ -1,8 +1,9 @@
-"""The command line: finds the command that was typed, imports only that one, and turns errors into one clear sentence."""
+"""The command line: imports only the command that was typed, and turns errors into one clear sentence."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import NoReturn
@@ -38,7 +39,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return the command, or None."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
@@ -48,10 +49,10 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the nearest command named when there is no such one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
             from pykernels.errors import unknown
 
-            raise unknown("command", args[0], COMMANDS)
+            raise unknown("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

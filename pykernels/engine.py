@@ -1,5 +1,5 @@
-"""Launches x rounds: visits every case of a plan, in random order, in fresh worker processes, and writes each visit down
-before the next begins."""
+"""Launches x rounds: visits every case of a plan, in random order, in fresh worker processes, and writes each visit
+down before the next begins."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _version(package: str) -> str:
 
 
 class Engine:
-    """Runs a plan into a writer. `players(launch)` opens one launch (-1 is the tuning pass, in processes of its own)."""
+    """Runs a plan into a writer. `players(launch)` opens one launch (-1: the tuning pass, in processes of its own)."""
 
     def __init__(
         self, plan: Plan, writer: RunWriter, players: Callable[[int], Player], progress: Progress, *,
@@ -210,10 +210,8 @@ class Engine:
         self.writer.write(Tuning(case_id=case.id, chosen=chosen, candidates=values, unit=figure.unit))
         return None
 
-    def _by_memory(
-        self, visits: list[tuple[int, int, Case]], player: Player
-    ) -> Iterable[tuple[int, int, Case]]:
-        """The visits as they are where all workers fit in memory together; else place by place, one worker at a time."""
+    def _by_memory(self, visits: list[tuple[int, int, Case]], player: Player) -> Iterable[tuple[int, int, Case]]:
+        """The visits as they are where all workers fit in memory together; else place by place, a worker at a time."""
         largest: dict[tuple[Placement, str], int] = {}
         for _, _, case in visits:
             place = (case.placement, case.implementation.backend)
@@ -226,7 +224,9 @@ class Engine:
             yield from [v for v in visits if (v[2].placement, v[2].implementation.backend) == place]
 
     def _skipped_records(self) -> None:
-        dropped = [(case, Skipped(reason=reason, hint="raise the sweep's budget")) for case, reason in self.plan.dropped]
+        dropped = [
+            (case, Skipped(reason=reason, hint="raise the sweep's budget")) for case, reason in self.plan.dropped
+        ]
         for case, skipped in [*self.plan.skipped, *dropped]:
             if (case.id, 0, 0) not in self.seen:
                 self._keep(make_record(case, "", 0, 0, time.time(), Reply(outcome=skipped)))

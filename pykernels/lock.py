@@ -45,7 +45,8 @@ def machine_lock(what: str, *, wait: bool, say: Callable[[str], None], path: Pat
     try:
         _acquire(descriptor, wait, say, path)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{what} (pid {os.getpid()}, user {_user()}, since {time.strftime('%H:%M:%S')})".encode(), 0)
+        who = f"{what} (pid {os.getpid()}, user {_user()}, since {time.strftime('%H:%M:%S')})"
+        os.pwrite(descriptor, who.encode(), 0)
         yield
         os.ftruncate(descriptor, 0)
     finally:

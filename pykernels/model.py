@@ -1,8 +1,8 @@
-"""The nouns: problem (what), implementation (how), placement (where), case, record. Imports nothing else of the package
+"""The nouns: problem (what), implementation (how), placement (where), case, record. Imports nothing of the package
 but the units and errors, and not NumPy at run time.
 
 One id everywhere: `kernel[param=value,...,dtype] backend:isa/variant @device*threads{options}`, defaults omitted. It is
-the pytest id, the `-k` filter, the record key and the compare key; `short_hash` of it is what a failure prints to rerun.
+the pytest id, the `-k` filter, the record key and the compare key; a failure prints `short_hash` of it to rerun.
 """
 
 from __future__ import annotations
@@ -207,9 +207,9 @@ class Implementation(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """WHERE: `cpu` (whole machine), `cpu:N` (NUMA node N), `cpu:l3.N`, `cpu:socket.N`, `cpu:core.N`, or `gpu:N`; threads
-    (one per physical core first); pages (`huge`, `4k`); memory (NUMA node, "" is local); mode and launch path on GPUs;
-    ends (C0, C1, G0..G5) of lookups."""
+    """WHERE: `cpu` (whole machine), `cpu:N` (NUMA node N), `cpu:l3.N`, `cpu:socket.N`, `cpu:core.N`, or `gpu:N`;
+    threads (one per physical core first); pages (`huge`, `4k`); memory (NUMA node, "" is local); mode and launch path
+    on GPUs; ends (C0, C1, G0..G5) of lookups."""
 
     device: str = "cpu"
     threads: int = 1
@@ -238,7 +238,9 @@ class Case(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """The case's id; a pure function of the case, pinned by a test."""
         params = [f"{key}={value}" for key, value in self.problem.params().items()]
-        return f"{self.problem.kernel}[{','.join([*params, self.problem.dtype])}] {self.implementation} {self.placement}"
+        return (
+            f"{self.problem.kernel}[{','.join([*params, self.problem.dtype])}] {self.implementation} {self.placement}"
+        )
 
     @property
     def hash(self) -> str:
@@ -310,7 +312,7 @@ Outcome = Union[Measured, Disturbed, Wrong, Skipped, Crashed]
 
 class Conditions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What went on around a visit: ticks of steal in it, load average, temperature and throttle count where readable,
-    share of the arena really on huge pages, energy where readable, and the backend's own facts (tuned values, compiler)."""
+    share of the arena really on huge pages, energy where readable, the backend's own facts (compiler, registers)."""
 
     steal_ticks: int = 0
     load_1min: float = 0.0

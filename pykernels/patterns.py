@@ -21,7 +21,7 @@ def matches(pattern: str, case_id: str) -> bool:
 
 
 def select(pattern: str, case_ids: list[str]) -> list[str]:
-    """Ids that `-k PATTERN` selects: the id itself if it is one, else those that contain the pattern or have the hash."""
+    """Ids that `-k PATTERN` selects: the id itself if it is one, else those that contain it or have that hash."""
     if pattern in case_ids:
         return [pattern]
     return [

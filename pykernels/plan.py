@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from pykernels import patterns, registry
 from pykernels.errors import UsageError
-from pykernels.machine.placement import MachineSpace, threads_default
+from pykernels.machine.placement import MachineSpace, NoSuchLevel, cpus_for, threads_default
 from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped
 from pykernels.sweep import PLACE_KEYS, Sweep
 
@@ -18,18 +19,22 @@ WORKER_S, VISIT_S, PREPARE_BPS, PASS_BPS = 0.35, 0.03, 2e9, 8e9
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What a run will do. `skipped` cases cannot run here, `dropped` ones did not fit the budget."""
+    """What a run will do. `skipped` cases cannot run here, `dropped` ones did not fit the budget, `absent` says which
+    values of the sweep name something this machine does not have (an L3), so that they are no case at all."""
 
     sweep: Sweep
     machine: Machine
     cases: list[Case]
     skipped: list[tuple[Case, Skipped]] = []
     dropped: list[tuple[Case, str]] = []
+    absent: list[str] = []
     filter: str = ""
 
     def estimate_s(self) -> float:
         """Seconds the whole plan is expected to take."""
-        workers = len({(case.placement, case.implementation.backend) for case in self.cases}) * (self.sweep.launches + 1)
+        workers = len({(case.placement, case.implementation.backend) for case in self.cases}) * (
+            self.sweep.launches + 1
+        )
         return workers * WORKER_S + sum(case_seconds(case, self.sweep) for case in self.cases)
 
     def visits(self) -> list[tuple[int, int, Case]]:
@@ -62,14 +67,15 @@ def case_seconds(case: Case, sweep: Sweep) -> float:
 def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool = False) -> Plan:
     """Expand the sweep's studies for this machine. `k` filters ids; `can_run_all` (replay, simulation) asks no backend
     whether the case can run here. Raises UsageError where the sweep asks for what no machine of this kind can do."""
+    plan = Plan(sweep=sweep, machine=machine, cases=[], filter=k)
     found: dict[str, tuple[Case, Skipped | None]] = {}
     for n, study in enumerate(sweep.study, 1):
-        for case, skipped in _expand(study, sweep, machine, f"{sweep.name}: study {n}", can_run_all):
-            found.setdefault(case.id, (case, skipped))
+        for case in _expand(study, plan, f"{sweep.name}: study {n}"):
+            if case.id not in found:
+                found[case.id] = (case, None if can_run_all else why_not(case, machine))
     chosen = patterns.select(k, list(found)) if k else list(found)
     if k and not chosen:
         raise UsageError(f'-k "{k}" selects none of the {len(found)} cases of {sweep.name} (see --dry-run)')
-    plan = Plan(sweep=sweep, machine=machine, cases=[], filter=k)
     for case_id in chosen:
         case, skipped = found[case_id]
         if skipped:
@@ -80,26 +86,28 @@ def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool 
     return plan
 
 
-def _expand(
-    study: dict[str, Any], sweep: Sweep, machine: Machine, where: str, can_run_all: bool
-) -> list[tuple[Case, Skipped | None]]:
+def _expand(study: dict[str, Any], plan: Plan, where: str) -> Iterator[Case]:
+    """Every case of a study: placements x problems x implementations."""
     family = registry.family(study["kernel"], where=where)
-    found = []
-    own_keys = [key for key in family.keys if key in study]
-    defaults = {key: spec.default for key, spec in family.keys.items() if key not in study and spec.default}
-    for placement in _placements(study, machine, where):
-        space = MachineSpace(machine, placement.device, placement.threads, dram_factor=sweep.dram_factor)
-        for values in _products({**{key: study[key] for key in own_keys}, **defaults}):
-            problem = _problem(family, values, space, where)
-            for implementation in _implementations(study, machine):
-                case = Case(problem=problem, implementation=implementation, placement=placement)
-                found.append((case, None if can_run_all else why_not(case, machine)))
-    return found
+    keys = family.keys.items()
+    values = {key: study.get(key, list(spec.default)) for key, spec in keys if key in study or spec.default}
+    implementations = _implementations(study, plan.machine)
+    for placement in _placements(study, plan.machine, where):
+        space = MachineSpace(plan.machine, placement.device, placement.threads, dram_factor=plan.sweep.dram_factor)
+        for combination in _products(values):
+            problem = _problem(family, combination, space, where, plan)
+            if problem is not None:
+                for implementation in implementations:
+                    yield Case(problem=problem, implementation=implementation, placement=placement)
 
 
-def _problem(family: Family, values: dict[str, Any], space: MachineSpace, where: str) -> Problem:
+def _problem(family: Family, values: dict[str, Any], space: MachineSpace, where: str, plan: Plan) -> Problem | None:
     try:
         return family.build(values, space)
+    except NoSuchLevel as error:
+        if error.message not in plan.absent:
+            plan.absent.append(error.message)
+        return None
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
 
@@ -134,7 +142,7 @@ def _placements(study: dict[str, Any], machine: Machine, where: str) -> list[Pla
             elif values["threads"] == "all":
                 values["threads"] = threads_default(machine, device)
             else:
-                check_threads(machine, device, int(values["threads"]))
+                cpus_for(machine, device, int(values["threads"]))  # raises where there are not that many
             if "memory" in values:
                 values["memory"] = str(values["memory"])
         except UsageError as error:
@@ -145,13 +153,6 @@ def _placements(study: dict[str, Any], machine: Machine, where: str) -> list[Pla
 
 _PLACE_FIELDS = {"pages": "pages", "memory": "memory", "mode": "mode", "launch": "launch", "ends": "ends"}
 assert set(_PLACE_FIELDS.values()) <= set(PLACE_KEYS)
-
-
-def check_threads(machine: Machine, device: str, threads: int) -> None:
-    """Raises UsageError where a placement cannot have that many threads."""
-    from pykernels.machine.placement import cpus_for
-
-    cpus_for(machine, device, threads)
 
 
 def _implementations(study: dict[str, Any], machine: Machine) -> list[Implementation]:
@@ -177,8 +178,8 @@ def _products(keys: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _fit_budget(plan: Plan) -> None:
-    """Drop the least informative cases until the estimate fits the budget: kernels off the best ISA first, then kernels,
-    then roofs off the best ISA; within a rank the slowest first. The roofs of the best ISA go last of all."""
+    """Drop the least informative cases until the estimate fits the budget: kernels off the best ISA first, then
+    kernels, then roofs off the best ISA; within a rank the slowest first. The roofs of the best ISA go last of all."""
     over = plan.estimate_s() - plan.sweep.budget_s
     if over <= 0:
         return

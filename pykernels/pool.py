@@ -37,7 +37,7 @@ class Process:
     """One worker process and its pipe."""
 
     def __init__(self, place: Place, machine: Machine, *, seed: int) -> None:
-        self.stderr: IO[bytes] = tempfile.TemporaryFile()
+        self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self.child = subprocess.Popen(
             [sys.executable, "-P", "-c", "from pykernels.worker import main; main()"],
             stdin=subprocess.PIPE,
@@ -139,9 +139,7 @@ class WorkerPool:
         self, case: Case, variant: str, settings: Settings, *, round_: int, seed: int, full: bool, timeout_s: float
     ) -> worker.Reply:
         """Verify and time a case; a dead worker is an outcome, and its place is free for the next case."""
-        message = worker.Visit(
-            case=case_to_builtins(case), variant=variant, settings=settings, seed=seed, full=full
-        )
+        message = worker.Visit(case=case_to_builtins(case), variant=variant, settings=settings, seed=seed, full=full)
         return self._ask(case, message, timeout_s)
 
     def tune(self, case: Case, variants: list[str], timeout_s: float) -> worker.Reply:
@@ -184,4 +182,3 @@ class WorkerPool:
         for process in self._processes.values():
             process.close()
         self._processes.clear()
-

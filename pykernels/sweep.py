@@ -1,7 +1,7 @@
 """Sweep files: TOML in, a checked `Sweep` out. Python users build the same `Sweep` value.
 
-A sweep is a title, a time budget, a number of launches, studies (each a product of key values for one kernel family) and
-requirements. Unknown keys, kernels and values are refused by name, with the nearest known one.
+A sweep is a title, a time budget, a number of launches, studies (each a product of key values for one kernel family)
+and requirements. Unknown keys, kernels and values are refused by name, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ PLACE_KEYS: dict[str, str] = {
     "mode": 'GPU timing: "steady" or "cold"',
     "launch": 'GPU launch path: "plain", "graph", "mapped", "persistent"',
     "ends": "where table, indices and results of lookups live: C0, C1, G0 to G5",
+}
+
+_CHOICES = {
+    "pages": ("huge", "4k"),
+    "mode": ("steady", "cold"),
+    "launch": ("plain", "graph", "mapped", "persistent"),
 }
 
 #: Requirement metrics -> unit of the figure they bound ("share" bounds a paired share of a roof).
@@ -163,8 +169,7 @@ def _check_choices(family: Family, key: str, values: list[Any], where: str) -> N
     if key == "backend":
         for value in values:
             registry.backend(str(value), where=where)
-    choices = {"pages": ("huge", "4k"), "mode": ("steady", "cold"), "launch": ("plain", "graph", "mapped", "persistent")}
-    allowed = family.keys[key].choices if key in family.keys else choices.get(key)
+    allowed = family.keys[key].choices if key in family.keys else _CHOICES.get(key)
     for value in values:
         if allowed is not None and value not in allowed:
             raise unknown(f"{key} of {family.name}", str(value), [str(choice) for choice in allowed], where=where)

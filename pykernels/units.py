@@ -59,7 +59,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_size(nbytes: float) -> str:
-    """"32 KiB", "4 MiB", "1.5 GiB": binary, at most three significant digits."""
+    """ "32 KiB", "4 MiB", "1.5 GiB": binary, at most three significant digits."""
     for factor, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if nbytes >= factor:
             return f"{nbytes / factor:.3g} {name}" if nbytes / factor < 1000 else f"{nbytes / factor:.0f} {name}"
@@ -67,7 +67,7 @@ def format_size(nbytes: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """"850 ms", "12 s", "3 min 20 s"."""
+    """ "850 ms", "12 s", "3 min 20 s"."""
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"
     if seconds < 120:
@@ -83,8 +83,8 @@ def format_value(value: float, width: float = 0.0) -> str:
         return "unbounded" if value > 0 else "-"
     if value == 0:
         return "0"
-    digits = max(3, int(math.floor(math.log10(abs(value)))) + 1)
-    decimals = max(0, digits - 1 - int(math.floor(math.log10(abs(value)))))
+    digits = max(3, math.floor(math.log10(abs(value))) + 1)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     if width and math.isfinite(width):
-        decimals = min(decimals, max(0, 1 - int(math.floor(math.log10(width)))))
+        decimals = min(decimals, max(0, 1 - math.floor(math.log10(width))))
     return f"{value:.{decimals}f}"

@@ -61,10 +61,15 @@ class Bar(Lines):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         super().__init__(plan, say=self._bar.console.print)
-        self._task = self._bar.add_task("starting workers", total=len(plan.cases) * plan.sweep.launches * plan.sweep.rounds)
+        self._task = self._bar.add_task("starting workers", total=len(plan.visits()))
 
     def visited(self, record: Record, done: int, total: int) -> None:
         """Advance the bar; trouble gets a line of its own."""

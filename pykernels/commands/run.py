@@ -1,4 +1,4 @@
-"""`pykernels run`: measure a sweep into a run file, print its roofline, say where everything is and what to type next."""
+"""`pykernels run`: measure a sweep into a run file, print its roofline, say what to type next."""
 
 from __future__ import annotations
 
@@ -174,6 +174,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         click.echo(f"skip      {case.id}: {skipped.reason}")
     for case, reason in plan.dropped:
         click.echo(f"drop      {case.id}: {reason}")
+    for text in plan.absent:
+        click.echo(f"absent    {text}")
     total = len(plan.cases) + len(plan.skipped) + len(plan.dropped)
     text = f"{total} cases: {len(plan.cases)} will run, {len(plan.skipped)} skipped"
     text += f", {len(plan.dropped)} dropped" if plan.dropped else ""
