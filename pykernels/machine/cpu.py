@@ -16,7 +16,7 @@ import msgspec
 
 from pykernels.machine import cgroups, microarchitectures
 from pykernels.machine.tree import CPUS, NODES, Tree, cpu_list, whole
-from pykernels.model import ISA_LEVELS, Cache, Core, Machine, Node
+from pykernels.model import ISA_LEVELS, Cache, Core, Gpu, Machine, Node
 from pykernels.units import GIB, KIB, MIB
 
 #: level -> what it asks for beyond the level before it, in /proc/cpuinfo's words.
@@ -74,6 +74,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         distribution=_os_release(tree),
         libc=_libc(tree),
         smt=any(len(core.cpus) > 1 for core in cores),
+        gpus=_gpus(tree),
     )
     return msgspec.structs.replace(machine, id=fingerprint(machine))
 
@@ -329,6 +330,15 @@ def _hypervisor(tree: Tree, info: dict[str, str]) -> str:
         return ""
     clocks = tree.text("sys/devices/system/clocksource/clocksource0/available_clocksource")
     return next((name for word, name in _CLOCK_NAMES.items() if word in clocks), "unnamed")
+
+
+def _gpus(tree: Tree) -> tuple[Gpu, ...]:
+    """GPUs of the running machine; a recorded tree has none."""
+    if not tree.live:
+        return ()
+    from pykernels.machine.gpu import read_gpus
+
+    return read_gpus()
 
 
 def _os_release(tree: Tree) -> str:

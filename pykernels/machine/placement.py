@@ -6,15 +6,13 @@ import math
 import re
 
 from pykernels.errors import UsageError, unknown
-from pykernels.model import Cache, Core, Gpu, Machine
+from pykernels.model import Cache, Core, Machine, Space
 from pykernels.units import GIB, KIB, MIB, format_size, parse_size
 
 #: Assumed where a machine states no caches at all: small enough to lie inside those of any server CPU of this century's
 #: second decade and later; the last level is set large, since DRAM must lie outside it.
 FALLBACK = {"L1": 32 * KIB, "L2": 256 * KIB, "L3": 4 * MIB}
 FALLBACK_LLC = 64 * MIB
-#: Assumed of a GPU that is not there or says nothing, so that a plan can still name the cases it skips.
-FALLBACK_GPU = Gpu(index=0, name="", memory_bytes=16 * GIB, l2_bytes=32 * MIB)
 
 LEVELS = ("L1", "L2", "L3", "DRAM")
 _RELATIVE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(%\s*memory|L[1-4]|DRAM|[A-Za-z]+)\s*$")
@@ -103,6 +101,16 @@ def usable_memory(machine: Machine) -> int:
     return min((n for n in (machine.memory_bytes, machine.memory_limit) if n), default=0)
 
 
+def space_for(machine: Machine, device: str = "cpu", threads: int = 1, dram_factor: float = 8.0) -> Space:
+    """Sizes for a placement on any device, CPU or GPU; raises UsageError for a device that the machine does not have
+    (a GPU may be absent: its sizes are then assumed, so that a plan can list the cases it skips)."""
+    if device.startswith("gpu"):
+        from pykernels.machine.gpu import GpuSpace
+
+        return GpuSpace(machine, device, dram_factor)
+    return MachineSpace(machine, device, threads, dram_factor)
+
+
 class MachineSpace:
     """Sizes for a team of `threads` on a CPU device (model.Space).
 
@@ -110,7 +118,7 @@ class MachineSpace:
     least twice its L2; a share is the cache's bytes over the threads of the team that use it. DRAM: `dram_factor` times
     the last-level caches that the team touches, at most 25% of the memory there is for it; `dram_factor` below 4 is the
     caller's to flag (`llc_bytes` is what to compare with). Without an L3 the L2 is the last level; where the machine
-    states no caches, FALLBACK counts and `assumed` is true. On a GPU the levels are L2 and DRAM, of its own memory.
+    states no caches, FALLBACK counts and `assumed` is true.
     """
 
     def __init__(self, machine: Machine, device: str = "cpu", threads: int = 1, dram_factor: float = 8.0) -> None:
@@ -118,24 +126,14 @@ class MachineSpace:
         self.device = device
         self.threads = threads
         self.dram_factor = dram_factor
-        self.cpus: tuple[int, ...] = ()
+        self.cpus = cpus_for(machine, device, threads)
         self.caches, self.assumed = machine.caches, not machine.caches
         self.memory = usable_memory(machine)
         self.available = min((n for n in (self.memory, machine.memory_available) if n), default=0)
-        if device.startswith("gpu"):
-            self._use_gpu()
-            return
-        self.cpus = cpus_for(machine, device, threads)
         if device != "cpu" and len(machine.nodes) > 1:
             team = set(self.cpus)
             local = sum(node.memory_bytes for node in machine.nodes if team.intersection(node.cpus))
             self.available = min((n for n in (self.available, local) if n), default=0)
-
-    def _use_gpu(self) -> None:
-        gpu = next((gpu for gpu in self.machine.gpus if self.device == f"gpu:{gpu.index}"), FALLBACK_GPU)
-        self.assumed = not gpu.l2_bytes or gpu is FALLBACK_GPU
-        self.caches = (Cache("L2", gpu.l2_bytes or FALLBACK_GPU.l2_bytes, ()),)
-        self.memory = self.available = gpu.memory_bytes or FALLBACK_GPU.memory_bytes
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -184,7 +182,7 @@ class MachineSpace:
     def _touched(self, level: str) -> tuple[Cache, ...]:
         """Caches of a level that one of the team's CPUs lies under."""
         team = set(self.cpus)
-        return tuple(c for c in self.caches if c.level == level and (team.intersection(c.cpus) or not c.cpus))
+        return tuple(c for c in self.caches if c.level == level and team.intersection(c.cpus))
 
     def _capacity(self, level: str) -> int:
         """Bytes of one cache of the level, the smallest that the team touches."""

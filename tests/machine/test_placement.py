@@ -13,7 +13,7 @@ from trees.generate import CPU
 
 from pykernels.errors import UsageError
 from pykernels.machine.cpu import read_machine
-from pykernels.machine.placement import MachineSpace, NoSuchLevel, cpus_for, devices, threads_default
+from pykernels.machine.placement import MachineSpace, NoSuchLevel, cpus_for, devices, space_for, threads_default
 from pykernels.model import Gpu, Machine
 from pykernels.units import GIB, KIB, MIB
 
@@ -204,17 +204,12 @@ def test_beyond_memory_says_how_much_there_is(machines: dict[str, Machine]) -> N
         MachineSpace(limited, "cpu", 4).size("5 GiB")
 
 
-def test_sizes_on_a_gpu(machines: dict[str, Machine]) -> None:
-    gpu = Gpu(index=0, name="NVIDIA H100 80GB HBM3", memory_bytes=80 * GIB, l2_bytes=50 * MIB)
-    space = MachineSpace(replace(machines["graviton2"], gpus=(gpu,)), "gpu:0", 1)
-    assert space.levels == ("L2", "DRAM")
-    assert space.level_bytes("DRAM") == 400 * MIB
-    assert space.size("25% memory") == 20 * GIB
-    with pytest.raises(UsageError, match="beyond memory"):
-        space.size("100 GiB")
-    with pytest.raises(NoSuchLevel):
-        space.size("4 L3")
-    assert MachineSpace(machines["graviton2"], "gpu:0", 1).assumed
+def test_a_space_for_every_device(machines: dict[str, Machine]) -> None:
+    xeon = machines["xeon_snc"]
+    assert space_for(xeon, "cpu:1", 8).level_bytes("L1") == 8 * 16 * KIB
+    gpu = Gpu(index=0, name="NVIDIA H100", memory_bytes=80 * GIB, sms=132, l2_bytes=50 * MIB, compute_capability="9.0")
+    assert space_for(replace(xeon, gpus=(gpu,)), "gpu:0").level_bytes("DRAM") == 400 * MIB
+    assert space_for(xeon, "gpu:0").size("64 MiB") == 64 * MIB
 
 
 def test_this_machine() -> None:
