@@ -10,8 +10,8 @@ import msgspec
 
 from pykernels import patterns, registry
 from pykernels.errors import UsageError
-from pykernels.machine.placement import MachineSpace, NoSuchLevel, cpus_for, threads_default
-from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped
+from pykernels.machine.placement import NoSuchLevel, cpus_for, space_for, threads_default
+from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped, Space
 from pykernels.sweep import PLACE_KEYS, Sweep
 
 #: seconds, measured on small servers: a worker's start, a visit's fixed cost, and bytes per second of fill and check
@@ -82,7 +82,7 @@ def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool 
             plan.skipped.append((case, skipped))
         else:
             plan.cases.append(case)
-    _fit_budget(plan)
+    fit_budget(plan)
     return plan
 
 
@@ -93,7 +93,7 @@ def _expand(study: dict[str, Any], plan: Plan, where: str) -> Iterator[Case]:
     values = {key: study.get(key, list(spec.default)) for key, spec in keys if key in study or spec.default}
     implementations = _implementations(study, plan.machine)
     for placement in _placements(study, plan.machine, where):
-        space = MachineSpace(plan.machine, placement.device, placement.threads, dram_factor=plan.sweep.dram_factor)
+        space = space_for(plan.machine, placement.device, placement.threads, dram_factor=plan.sweep.dram_factor)
         for combination in _products(values):
             problem = _problem(family, combination, space, where, plan)
             if problem is not None:
@@ -101,7 +101,7 @@ def _expand(study: dict[str, Any], plan: Plan, where: str) -> Iterator[Case]:
                     yield Case(problem=problem, implementation=implementation, placement=placement)
 
 
-def _problem(family: Family, values: dict[str, Any], space: MachineSpace, where: str, plan: Plan) -> Problem | None:
+def _problem(family: Family, values: dict[str, Any], space: Space, where: str, plan: Plan) -> Problem | None:
     try:
         return family.build(values, space)
     except NoSuchLevel as error:
@@ -177,7 +177,7 @@ def _products(keys: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*keys.values())]
 
 
-def _fit_budget(plan: Plan) -> None:
+def fit_budget(plan: Plan) -> None:
     """Drop the least informative cases until the estimate fits the budget: kernels off the best ISA first, then
     kernels, then roofs off the best ISA; within a rank the slowest first. The roofs of the best ISA go last of all."""
     over = plan.estimate_s() - plan.sweep.budget_s
