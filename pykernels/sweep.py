@@ -16,7 +16,7 @@ import msgspec
 from pykernels import registry
 from pykernels.errors import UsageError, unknown
 from pykernels.model import Family
-from pykernels.units import parse_duration
+from pykernels.units import METRICS, parse_duration
 
 FORMAT = 1
 
@@ -39,17 +39,6 @@ _CHOICES = {
     "pages": ("huge", "4k"),
     "mode": ("steady", "cold"),
     "launch": ("plain", "graph", "mapped", "persistent"),
-}
-
-#: Requirement metrics -> unit of the figure they bound ("share" bounds a paired share of a roof).
-METRICS = {
-    "share": "",
-    "GBps": "GB/s",
-    "GFLOPps": "GFLOP/s",
-    "GOPps": "GOP/s",
-    "Growsps": "Grows/s",
-    "ns": "ns",
-    "us": "us",
 }
 
 

@@ -16,6 +16,17 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 RATE_UNITS = {"GB/s": 1e-9, "GFLOP/s": 1e-9, "GOP/s": 1e-9, "Grows/s": 1e-9, "Gexp/s": 1e-9}
 TIME_UNITS = {"ns": 1e9, "us": 1e6}
 
+#: Requirement metrics -> unit of the figure they bound ("share" bounds a paired share of a roof).
+METRICS = {
+    "share": "",
+    "GBps": "GB/s",
+    "GFLOPps": "GFLOP/s",
+    "GOPps": "GOP/s",
+    "Growsps": "Grows/s",
+    "ns": "ns",
+    "us": "us",
+}
+
 DTYPE_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "uint8": 1, "int4": 0.5, "int32": 4, "int64": 8}
 
 _SIZE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)\s*$")
