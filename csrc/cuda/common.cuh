@@ -104,7 +104,7 @@ PK_DEV void pk_narrow(float x, pk_fp16* out) {
 template <class T, int W> struct alignas(sizeof(T) * W) pk_vec { T v[W]; };
 
 // 16 bytes through one path of the hierarchy; each call is a load the compiler may neither drop nor move out of a loop.
-struct pk_word4 { unsigned v[4]; };
+struct alignas(16) pk_word4 { unsigned v[4]; };
 PK_DEV pk_word4 pk_load_l1(const void* p) {
   pk_word4 w;
 #if PK_PTX
@@ -164,13 +164,13 @@ template <class T, class F> PK_DEV T pk_block_reduce(T x, F f, T identity) {
   return x;
 }
 
-// Sum over the grid, in an order fixed by the grid: each block leaves its part, the last one to arrive adds them up, writes
-// *out and sets the arrival counter back to zero. scratch: counter, then one double per block.
-PK_DEV void pk_grid_sum(double x, void* scratch, double* out) {
+// Wrapping sum of one 64-bit word per thread over the grid: each block leaves its part, the last one to arrive adds them up,
+// writes *out and sets the arrival counter back to zero. scratch: counter, then one word per block.
+PK_DEV void pk_grid_sum(unsigned long long x, void* scratch, unsigned long long* out) {
   __shared__ bool last;
   unsigned* arrived = (unsigned*)scratch;
-  volatile double* part = (volatile double*)scratch + 1;
-  x = pk_block_reduce(x, pk_add(), 0.0);
+  volatile unsigned long long* part = (volatile unsigned long long*)scratch + 1;
+  x = pk_block_reduce(x, pk_add(), 0ull);
   if (threadIdx.x == 0) {
     part[blockIdx.x] = x;
     __threadfence();
@@ -178,11 +178,26 @@ PK_DEV void pk_grid_sum(double x, void* scratch, double* out) {
   }
   __syncthreads();
   if (!last) return;
-  double total = 0;
+  unsigned long long total = 0;
   for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) total += part[i];
-  total = pk_block_reduce(total, pk_add(), 0.0);
+  total = pk_block_reduce(total, pk_add(), 0ull);
   if (threadIdx.x == 0) {
     *out = total;
     *arrived = 0;
   }
+}
+
+// The 64-bit words of an access, added.
+PK_DEV unsigned long long pk_words(unsigned long long w) { return w; }
+PK_DEV unsigned long long pk_words(const pk_word4& w) {
+  return ((unsigned long long)w.v[1] << 32 | w.v[0]) + ((unsigned long long)w.v[3] << 32 | w.v[2]);
+}
+
+// Makes a value needed at this point, so that no pass of a timed loop can be dropped.
+PK_DEV void pk_consume(unsigned long long x) {
+#if PK_PTX
+  asm volatile("" ::"l"(x));
+#else
+  (void)x;
+#endif
 }
