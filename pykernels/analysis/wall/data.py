@@ -1,7 +1,8 @@
 """The reference data that ships with the package (`pykernels/data/*.csv`): published facts with a source in every row.
 
-Decimal units throughout (GB = 1e9 bytes, TFLOP/s = 1e12). An empty cell means "not sourced" and reads as None. Peaks are
-dense. CPU peaks are derived (cores x base clock x FLOP per cycle) and are never datasheet values: `derived` says so.
+Decimal units throughout (GB = 1e9 bytes, TFLOP/s = 1e12). An empty cell means "not sourced" and reads as None. Peaks
+are dense. CPU peaks are derived (cores x base clock x FLOP per cycle) and are never datasheet values: `derived` says
+so.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Device(msgspec.Struct, frozen=True):
 @cache
 def rows(name: str) -> tuple[dict[str, str], ...]:
     """All rows of `pykernels/data/NAME.csv` as text."""
-    with files("pykernels").joinpath("data", f"{name}.csv").open(encoding="utf-8", newline="") as handle:
+    with files("pykernels").joinpath("data", f"{name}.csv").open(encoding="utf-8") as handle:
         return tuple(csv.DictReader(handle))
 
 

@@ -1,5 +1,5 @@
-"""Bytes of training: parameters, gradients, optimizer state, activations under rematerialization policies, and what ZeRO
-leaves on each device with the traffic it costs.
+"""Bytes of training: parameters, gradients, optimizer state, activations under rematerialization policies, and what
+ZeRO leaves on each device with the traffic it costs.
 
 Sources: ZeRO, Rajbhandari et al. arXiv:1910.02054; activations, Korthikanti et al. arXiv:2205.05198; sqrt(n)
 checkpointing, Chen et al. arXiv:1604.06174; optimizer state from the methods' definitions and the layer shapes.
@@ -86,8 +86,8 @@ def statistics_per_parameter(config: Config) -> float:
 
 
 class Activations(msgspec.Struct, frozen=True):
-    """Bytes kept from forward to backward (`stored`), bytes of the layers being recomputed at a time (`working`), and the
-    FLOP a policy adds, as a share of a step's (forward and backward are 3 forwards)."""
+    """Bytes kept from forward to backward (`stored`), bytes of the layers being recomputed at a time (`working`), and
+    the FLOP a policy adds, as a share of a step's (forward and backward are 3 forwards)."""
 
     policy: str
     fused: bool
@@ -180,14 +180,20 @@ class Training(msgspec.Struct, frozen=True):
 
 
 def zero(
-    parameters: float, state_bytes: float, *, stage: int, devices: int, precision: str = "mixed", optimizer: str = "adam",
+    parameters: float,
+    state_bytes: float,
+    *,
+    stage: int,
+    devices: int,
+    precision: str = "mixed",
+    optimizer: str = "adam",
     activation_bytes: float = 0.0,
-) -> Training:  # fmt: skip
+) -> Training:
     """What ZeRO leaves on each of N devices. `state_bytes`: optimizer state without the master copy.
 
-    With mixed Adam (K = 12): 16 Psi; stage 1 4 Psi + 12 Psi/N; stage 2 2 Psi + 14 Psi/N; stage 3 16 Psi/N. A device sends
-    2 Psi elements per step (all-reduce), 2, 2, 3 Psi, each times (N - 1)/N. UsageError for another stage, precision or
-    number of devices.
+    With mixed Adam (K = 12): 16 Psi; stage 1 4 Psi + 12 Psi/N; stage 2 2 Psi + 14 Psi/N; stage 3 16 Psi/N. A device
+    sends 2 Psi elements per step (all-reduce), 2, 2, 3 Psi, each times (N - 1)/N. UsageError for another stage,
+    precision or number of devices.
     """
     if stage not in (0, 1, 2, 3):
         raise UsageError(f"ZeRO stage is {stage}, it must be 0, 1, 2 or 3")
@@ -228,7 +234,8 @@ def training(
 
 
 class PublishedTraining(msgspec.Struct, frozen=True):
-    """A published training-memory row (GB) beside our arithmetic; None where the row is not a Transformer we compute."""
+    """A published training-memory row (GB) beside our arithmetic; None where the row is not a Transformer we
+    compute."""
 
     model: str
     what: str
@@ -247,8 +254,8 @@ _ROWS = {"BERT Large": ("bert-large", 512), "GPT-2 1.5B": ("gpt2-xl", 1024)}
 
 
 def published_rows() -> list[PublishedTraining]:
-    """The published training memory: parameters (4 B each) and Adam state (8 B each) from the repository's own parameter
-    counts, activations from the 16-bit formula, totals as the sum of parts."""
+    """The published training memory: parameters (4 B each) and Adam state (8 B each) from the repository's own
+    parameter counts, activations from the 16-bit formula, totals as the sum of parts."""
     counts = {row["name"]: data.number(row["params_millions"]) for row in data.rows("models")}
     found = []
     for row in data.rows("training_memory"):

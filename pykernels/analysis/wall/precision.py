@@ -1,8 +1,8 @@
 """What low precision gains a matrix product, from ALL its bytes: weights with their scales, activations in and out.
 
 bytes per weight = (bits + (scale bits + zero bits) / group) / 8. A memory-bound product gains the ratio of all bytes, a
-compute-bound one the ratio of peaks; the gain therefore falls with the batch and no format gains more than its byte ratio
-from memory.
+compute-bound one the ratio of peaks; the gain therefore falls with the batch and no format gains more than its byte
+ratio from memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Format(msgspec.Struct, frozen=True):
-    """Storage of weights: bits, scale and zero-point bits per group (group 0: one per row), and bytes per activation."""
+    """Storage of weights: bits, scale and zero-point bits per group (group 0: one per row), and bytes per
+    activation."""
 
     name: str
     bits: float
@@ -66,7 +67,8 @@ def product_bytes(rows: int, cols: int, batch: int, kept: Format) -> float:
 
 
 class Gain(msgspec.Struct, frozen=True):
-    """Predicted gain of a format over a base at one batch: from bytes alone (the bound), and as times under given roofs."""
+    """Predicted gain of a format over a base at one batch: from bytes alone (the bound), and as times under given
+    roofs."""
 
     format: str
     batch: int

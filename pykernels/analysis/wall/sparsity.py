@@ -42,7 +42,8 @@ def bytes_per_element(form: str, density: float, *, value: float, index: float =
 
 
 def break_even(form: str, *, value: float, index: float = 4, columns: int = 0) -> float:
-    """Density below which the format is smaller than dense (0: never). 2:4 has one density only: 1 where it is smaller."""
+    """Density below which the format is smaller than dense (0: never). 2:4 has one density only: 1 where it is
+    smaller."""
     if form == "csr":
         return max(0.0, (value - (POINTER / columns if columns else 0.0)) / (value + index))
     if form == "coo":

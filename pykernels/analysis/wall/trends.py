@@ -24,7 +24,7 @@ PUBLISHED = {
     "accelerator_memory": "2x / 2 yr",
 }
 CAVEATS = {
-    "hw_flops": "mixes precisions: fp32 vector peaks until 2017.1 (the first three look like LINPACK), 16-bit matrix after",
+    "hw_flops": "mixes precisions: fp32 vector until 2017.1 (the first three look like LINPACK), then 16-bit matrix",
     "dram_bandwidth": "whole-board totals of GDDR and HBM together; starts in 2003",
     "interconnect_bandwidth": "signalling rate per LANE in GT/s, not GB/s per device",
     "transformer_training_compute": "BERT is plotted at 533020 PFLOP, its table says 250000",
@@ -46,8 +46,9 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """Growth factor per two years: estimate, +-2 standard errors of the slope (as the literature prints it), and the 95%
-    t interval, which is the wider one on few points. `intercept` and `slope` are log10(value) = intercept + slope year."""
+    """Growth factor per two years: estimate, +-2 standard errors of the slope (as the literature prints it), and the
+    95% t interval, which is the wider one on few points. `intercept` and `slope` are log10(value) = intercept + slope
+    year."""
 
     series: str
     n: int
@@ -171,7 +172,8 @@ def _over(series: str, devices: Iterable[data.Device], value: Callable[[data.Dev
 
 
 class Ridge(msgspec.Struct, frozen=True):
-    """FLOP per byte at which a device's peak and its memory take equally long; `basis`: `published`, `derived` (CPU peaks), `fit` for the two fitted lines, `measured` for the user's device (then with an interval)."""
+    """FLOP per byte at which a device's peak and its memory take equally long; `basis`: `published`, `derived` (CPU
+    peaks), `fit` for the two fitted lines, `measured` for the user's device (then with an interval)."""
 
     name: str
     year: float
@@ -201,7 +203,9 @@ def datasheet_ridges() -> list[Ridge]:
         for family in data.FAMILIES:
             ridge = device.ridge(family)
             if ridge:
-                found.append(Ridge(device.name, device.year, family, ridge, "derived" if device.derived else "published"))
+                found.append(
+                    Ridge(device.name, device.year, family, ridge, "derived" if device.derived else "published")
+                )
     return sorted(found, key=lambda r: (r.family, r.year, r.name))
 
 
