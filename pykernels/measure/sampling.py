@@ -1,9 +1,10 @@
-"""How long and how often a case is timed in one visit. Pure over a Runner: no clock of its own but `time.monotonic`."""
+"""How long and how often a case is timed in one visit. Pure over a Runner and the clock of its budget."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,11 @@ def calibrate(runner: Runner, settings: Settings) -> int:
     return reps
 
 
-def collect(runner: Runner, settings: Settings) -> Measured | Disturbed:
-    """Calibrate, then sample in batches until the target, the budget or the maximum is reached."""
+def collect(runner: Runner, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> Measured | Disturbed:
+    """Calibrate, then sample in batches until the target, the budget (seconds of `clock`) or the maximum is reached."""
     reps = calibrate(runner, settings)
     samples = Samples(samples_s=[], reps=reps)
-    started = time.monotonic()
+    started = clock()
     stop = "max_samples"
     while len(samples.samples_s) < settings.max_samples:
         _extend(samples, runner.sample(reps, min(5, settings.max_samples - len(samples.samples_s))))
@@ -56,7 +57,7 @@ def collect(runner: Runner, settings: Settings) -> Measured | Disturbed:
         if relative_half_width(samples) <= settings.target:
             stop = "target"
             break
-        if time.monotonic() - started >= settings.visit_s:
+        if clock() - started >= settings.visit_s:
             stop = "budget"
             break
     return judge(samples, stop)
