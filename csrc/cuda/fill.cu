@@ -1,0 +1,66 @@
+// Fills an operand on the device with the generator of pykernels/kernels/random.py: element i depends on the seed and i only.
+//
+// Operands: p (out). dims: n elements, seed, bits an element, kind. scalars: low, high. Arithmetic is spelled out with
+// rounding intrinsics, since a contracted multiply-add would differ from the host's last bit.
+#include "common.cuh"
+
+enum fill_kind { FLOATING = 0, INTEGERS = 1, BFLOAT = 2 };
+
+typedef unsigned long long fill_word;
+
+PK_DEV fill_word fill_mix(fill_word x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  return x ^ (x >> 31);
+}
+
+PK_DEV double fill_scaled(fill_word draw, double unit, double low, double high) {
+  return __dadd_rn(low, __dmul_rn(high - low, __dmul_rn((double)draw, unit)));
+}
+
+template <class T> PK_DEV T fill_half(fill_word draw, double low, double high) {
+  T v, first, beyond;
+  pk_narrow((float)fill_scaled(draw, 1.0 / 65536, low, high), &v);
+  pk_narrow((float)low, &first);
+  pk_narrow((float)high, &beyond);
+  return v.bits == beyond.bits ? first : v;
+}
+
+PK_DEV fill_word fill_integer(fill_word draw, int bits, double low, double high) {
+  fill_word n = (fill_word)((pk_int)high - (pk_int)low);
+  fill_word taken = bits == 64 ? __umul64hi(draw, n) : (draw * n) >> bits;  // draw < 2^32 and n <= 2^32
+  return (fill_word)((pk_int)low + (pk_int)taken);
+}
+
+// The bits of one element from its draw.
+PK_DEV fill_word fill_element(fill_word draw, int bits, int kind, double low, double high) {
+  if (kind == INTEGERS) return fill_integer(draw, bits, low, high);
+  if (bits == 64) {
+    double v = fill_scaled(draw >> 12, 1.0 / 4503599627370496.0, low, high);
+    return (fill_word)__double_as_longlong(v < high ? v : low);
+  }
+  if (bits == 32) {
+    float v = (float)fill_scaled(draw >> 9, 1.0 / 8388608, low, high);
+    return __float_as_uint((double)v < high ? v : (float)low);
+  }
+  return kind == BFLOAT ? fill_half<pk_bf16>(draw, low, high).bits : fill_half<pk_fp16>(draw, low, high).bits;
+}
+
+// One 64-bit word of elements per thread; the last word is stored bytewise.
+PK_DEV void fill_words(const pk_args& a) {
+  pk_int n = a.dim[0];
+  int bits = (int)a.dim[2], per = 64 / bits;
+  fill_word mask = bits == 64 ? ~0ull : (1ull << bits) - 1, key = fill_mix((fill_word)a.dim[1] + 0x632BE59BD9B4E019ull);
+  pk_int bytes = (n * bits + 7) / 8;
+  for (pk_int j = pk_thread(); j * 8 < bytes; j += pk_threads()) {
+    fill_word word = fill_mix(key + (fill_word)(j + 1) * 0x9E3779B97F4A7C15ull), out = 0;
+    for (int k = 0; k < per && j * per + k < n; ++k) {
+      fill_word draw = word >> (k * bits % 64) & mask;
+      out |= (fill_element(draw, bits, (int)a.dim[3], a.scalar[0], a.scalar[1]) & mask) << (k * bits % 64);
+    }
+    if (j * 8 + 8 <= bytes) ((fill_word*)a.ptr[0])[j] = out;
+    else for (pk_int b = j * 8; b < bytes; ++b) ((unsigned char*)a.ptr[0])[b] = (unsigned char)(out >> (b % 8 * 8));
+  }
+}
+
+PK_ENTRY(fill, , any, plain, 75, 256, SM(8), none, (fill_words(a)))
