@@ -92,7 +92,7 @@ class Summary(msgspec.Struct, kw_only=True):
     interrupted: bool = False
 
 
-def make_header(plan: Plan, *, source: str = "measured") -> Header:
+def make_header(plan: Plan, *, source: str = "measured", started: float | None = None) -> Header:
     """The run file's first line for a plan."""
     from pykernels import __version__
     from pykernels.backends.native import compiler_and_flags
@@ -101,7 +101,7 @@ def make_header(plan: Plan, *, source: str = "measured") -> Header:
     compiler, flags = compiler_and_flags()
     return Header(
         pykernels=__version__,
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=datetime.datetime.fromtimestamp(started or time.time(), datetime.UTC).isoformat(timespec="seconds"),
         sweep_name=sweep.name,
         sweep=sweep.text,
         filter=plan.filter,
@@ -128,13 +128,15 @@ def _version(package: str) -> str:
 
 
 class Engine:
-    """Runs a plan into a writer. `players(launch)` opens one launch (-1: the tuning pass, in processes of its own)."""
+    """Runs a plan into a writer. `players(launch)` opens one launch (-1: the tuning pass, in processes of its own);
+    `clock` is the Unix time that records carry."""
 
     def __init__(
         self, plan: Plan, writer: RunWriter, players: Callable[[int], Player], progress: Progress, *,
-        tuned: Iterable[Tuning] = (), done: Iterable[Record] = (),
+        tuned: Iterable[Tuning] = (), done: Iterable[Record] = (), clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.plan, self.writer, self.players, self.progress = plan, writer, players, progress
+        self.clock = clock
         self.settings = Settings(sample_s=plan.sweep.sample_s, visit_s=plan.sweep.visit_s)
         self.chosen = {tuning.case_id: tuning.chosen for tuning in tuned}
         self.records = list(done)
@@ -180,7 +182,7 @@ class Engine:
             tuner.close()
 
     def _visit(self, case: Case, launch: int, round_: int, player: Player, tuner: Player) -> Record:
-        started = time.time()
+        started = self.clock()
         timeout_s = 60 + 20 * case_seconds(case, self.plan.sweep)
         reply = self._tune(case, tuner, timeout_s)
         if reply is None:
@@ -229,7 +231,7 @@ class Engine:
         ]
         for case, skipped in [*self.plan.skipped, *dropped]:
             if (case.id, 0, 0) not in self.seen:
-                self._keep(make_record(case, "", 0, 0, time.time(), Reply(outcome=skipped)))
+                self._keep(make_record(case, "", 0, 0, self.clock(), Reply(outcome=skipped)))
 
     def _keep(self, record: Record) -> None:
         self.writer.write(record)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the plan and its time estimate; measure nothing.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FILE", help="Finish an interrupted run.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Play timings from FILE; no clock.")
+@click.option("--simulate", type=click.Path(path_type=Path), metavar="NOISE", help="Play a machine of known truth.")
 @click.option("--launches", type=click.IntRange(1, 1000), help="Fresh processes per case; overrides the sweep.")
 @click.option("--budget", metavar="TIME", help='Time for the whole run, such as "5 min"; overrides the sweep.')
 @click.option("--no-wait", is_flag=True, help="Leave at once when another run holds this machine.")
@@ -32,17 +35,18 @@ if TYPE_CHECKING:
 @output_options
 def run(
     sweep: str, output: Path | None, pattern: str, dry_run: bool, resume: Path | None, replay: Path | None,
-    launches: int | None, budget: str | None, no_wait: bool, no_picture: bool, as_json: bool, quiet: bool,
+    simulate: Path | None, launches: int | None, budget: str | None, no_wait: bool, no_picture: bool, as_json: bool,
+    quiet: bool,
 ) -> int:  # fmt: skip
     """Measure SWEEP (a shipped name or a TOML file; default: quick) into a run file.
 
     With no argument: this CPU's roofline in under a minute, as a table and a picture.
     """
     if resume:
-        _refuse_with_resume(sweep, output, pattern, launches, budget, replay)
+        _refuse_with_resume(sweep, output, pattern, launches, budget, replay, simulate)
         job = _resumed(resume)
     else:
-        job = _planned(sweep or "quick", pattern, replay, launches, budget)
+        job = _planned(sweep or "quick", pattern, replay, simulate, launches, budget)
     if dry_run:
         _print_plan(job.plan, as_json)
         return 0
@@ -56,11 +60,16 @@ def run(
 class Job:
     """A plan, who plays it, and what is already measured."""
 
-    def __init__(self, plan: Plan, players: Any = None, source: str = "measured", old: Any = None) -> None:
-        self.plan, self.players, self.source, self.old = plan, players, source, old
+    def __init__(
+        self, plan: Plan, players: Any = None, source: str = "measured", old: Any = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self.plan, self.players, self.source, self.old, self.clock = plan, players, source, old, clock
 
 
-def _planned(name: str, pattern: str, replay: Path | None, launches: int | None, budget: str | None) -> Job:
+def _planned(
+    name: str, pattern: str, replay: Path | None, simulate: Path | None, launches: int | None, budget: str | None
+) -> Job:
     from pykernels.machine.cpu import read_machine
     from pykernels.plan import make_plan
     from pykernels.sweep import load_sweep
@@ -71,6 +80,14 @@ def _planned(name: str, pattern: str, replay: Path | None, launches: int | None,
         sweep.launches = launches
     if budget:
         sweep.budget_s = parse_duration(budget)
+    if replay and simulate:
+        raise UsageError("--replay and --simulate exclude each other; give one of them")
+    if simulate:
+        from pykernels.backends.simulated import load_noise
+
+        noise = load_noise(simulate)
+        plan = make_plan(sweep, noise.machine, k=pattern, can_run_all=True)
+        return Job(plan, noise.player, "simulated", clock=noise.clock)
     if replay is None:
         return Job(make_plan(sweep, read_machine(), k=pattern))
     from pykernels.backends.replay import load_replay
@@ -122,7 +139,10 @@ def _measure(job: Job, path: Path, resuming: bool, no_wait: bool, quiet: bool) -
     from pykernels.store import RunWriter, open_for_resume
 
     plan = job.plan
-    writer = open_for_resume(path) if resuming else RunWriter(writable(path), make_header(plan, source=job.source))
+    if resuming:
+        writer = open_for_resume(path)
+    else:
+        writer = RunWriter(writable(path), make_header(plan, source=job.source, started=job.clock()))
     progress = make_progress(plan, quiet)
 
     def workers(launch: int) -> WorkerPool:
@@ -131,6 +151,7 @@ def _measure(job: Job, path: Path, resuming: bool, no_wait: bool, quiet: bool) -
     engine = Engine(
         plan, writer, job.players or workers, progress,
         tuned=job.old.tunings if job.old else (), done=job.old.records if job.old else (),
+        clock=job.clock,
     )  # fmt: skip
     with progress:
         if job.players:
