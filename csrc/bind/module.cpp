@@ -1,0 +1,207 @@
+// pykernels._core: opens the kernel library of an ISA level, lists its table, and runs and times its entries on a pinned
+// team with the GIL released. Nothing here knows a kernel.
+#include <dlfcn.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include "arena.h"
+#include "build_info.h"
+#include "isa.h"
+#include "random.h"
+#include "timed.h"
+
+namespace py = pybind11;
+
+namespace pk {
+
+// Poisoned outputs: not a number in every floating-point type, an unlikely value in every integer type, never zero.
+constexpr uint64_t kPoison = 0xFFF5FFF5FFF5FFF5ull;
+constexpr int64_t kPage = 4096;
+
+// The folder of the level libraries: beside this module.
+std::string native_folder() {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<void*>(&native_folder), &info) || !info.dli_fname) throw std::runtime_error("dladdr failed");
+  std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1) + "_native";
+}
+
+// A level's library. Loading one runs none of its code but the function that returns the table, so any can be listed.
+class Library {
+ public:
+  explicit Library(const std::string& isa) : path(native_folder() + "/libpk_" + isa + ".so") {
+    handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle_) throw std::runtime_error("ISA level \"" + isa + "\" is not part of this build: " + dlerror());
+    auto get = reinterpret_cast<const pk_library* (*)()>(dlsym(handle_, "pk_library_v1"));
+    if (!get || get()->abi != PK_ABI) throw std::runtime_error(path + " was built for another version of pykernels");
+    table = get();
+    missing = why_not(isa);
+  }
+  // Never unloaded: entries stay valid as long as the process.
+  const pk_entry& entry(int64_t index) const {
+    if (index < 0 || index >= table->count) throw py::index_error("no such entry");
+    return table->entry[index];
+  }
+  const pk_entry& runnable(int64_t index) const {
+    if (!missing.empty())
+      throw std::runtime_error(std::string("ISA level ") + table->isa + " cannot run here: this machine lacks " + missing);
+    return entry(index);
+  }
+
+  std::string path, missing;
+  const pk_library* table;
+
+ private:
+  void* handle_;
+};
+
+py::dict describe(const pk_entry& e, int64_t index) {
+  py::dict d;
+  d["index"] = index;
+  d["kernel"] = e.kernel, d["op"] = e.op, d["dtype"] = e.dtype, d["variant"] = e.variant, d["symbol"] = e.symbol;
+  d["tunes"] = py::tuple(py::cast(std::vector<int64_t>(e.tunes, e.tunes + (e.tunes ? e.ntunes : 0))));
+  Dl_info info{};
+  dladdr(reinterpret_cast<void*>(e.run), &info);
+  d["address"] = reinterpret_cast<uintptr_t>(e.run) - reinterpret_cast<uintptr_t>(info.dli_fbase);
+  return d;
+}
+
+py::list entries(const std::string& isa) {
+  Library library(isa);
+  py::list all;
+  for (int64_t i = 0; i < library.table->count; ++i) all.append(describe(library.entry(i), i));
+  return all;
+}
+
+char* inside(const Arena& arena, int64_t offset, int64_t bytes) {
+  if (offset < 0 || bytes < 0 || offset + bytes > arena.bytes()) throw py::value_error("outside of the arena");
+  return arena.data() + offset;
+}
+
+void fill_arena(Team& team, Arena& arena, int64_t offset, int64_t count, const std::string& dtype, bool integers,
+                uint64_t seed, double low, double high) {
+  const double size = dtype == "int4" ? 0.5 : dtype == "fp64" || dtype == "int64" ? 8 : dtype == "fp32" || dtype == "int32" ? 4
+                    : dtype == "fp16" || dtype == "bf16" ? 2 : 1;
+  char* p = inside(arena, offset, int64_t(double(count) * size + 0.5));
+  const Distribution d{integers, seed, low, high};
+  if (!fill(p, dtype, d, 0, 0)) throw py::value_error("no " + std::string(integers ? "integers" : "uniform") + " fill of dtype " + dtype);
+  team.run([&](Team& t, int tid) {
+    int64_t lo, hi;
+    pk_share(count, int64_t(kPage / size), tid, t.threads(), &lo, &hi);
+    fill(p, dtype, d, lo, hi);
+  });
+}
+
+void poison_arena(Team& team, Arena& arena, int64_t offset, int64_t bytes) {
+  char* p = inside(arena, offset, bytes);
+  team.run([&](Team& t, int tid) {
+    int64_t lo, hi;
+    pk_share(bytes, kPage, tid, t.threads(), &lo, &hi);
+    for (int64_t i = lo; i < hi; i += 8) memcpy(p + i, &kPoison, size_t(std::min<int64_t>(8, hi - i)));
+  });
+}
+
+Call make_call(const std::vector<uintptr_t>& pointers, std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune) {
+  Call call;
+  for (uintptr_t p : pointers) call.ptr.push_back(reinterpret_cast<void*>(p));
+  call.dim = std::move(dims), call.scalar = std::move(scalars), call.tune = tune;
+  return call;
+}
+
+py::tuple sample(Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
+                 std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps, int64_t count) {
+  if (reps < 1 || count < 1) throw py::value_error("reps and count are at least 1");
+  const pk_entry& entry = library.runnable(index);
+  const Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
+  Samples s;
+  {
+    py::gil_scoped_release free;
+    s = sample_entry(team, entry, call, reps, count);
+  }
+  return py::make_tuple(s.seconds, s.cpu_over_wall, s.switches, s.clock, s.skew);
+}
+
+double team_clock(Team& team) {
+  std::vector<double> ghz(team.threads());
+  team.run([&](Team&, int tid) {
+    for (int i = 0; i < 20; ++i) ghz[tid] = std::max(ghz[tid], clock_ghz());
+  });
+  double sum = 0;
+  for (double g : ghz) sum += g;
+  return sum / double(ghz.size());
+}
+
+void die_with_parent() {
+  const pid_t parent = getppid();
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) throw std::system_error(errno, std::generic_category(), "prctl");
+  if (getppid() != parent || parent == 1) raise(SIGKILL);  // it ended before the wish was made
+}
+
+}  // namespace pk
+
+PYBIND11_MODULE(_core, m) {
+  using namespace pk;
+  using Free = py::call_guard<py::gil_scoped_release>;
+  m.doc() = "Native kernels of pykernels: ISA levels, arena, pinned team, timed loop.";
+  m.attr("COMPILER") = PK_COMPILER;
+  m.attr("POISON") = kPoison;
+  py::dict flags;
+  for (const auto& level : pk_built_levels) flags[level.isa] = level.flags;
+  m.attr("FLAGS") = flags;
+
+  m.def("built_isas", [] {
+    std::vector<std::string> names;
+    for (const auto& level : pk_built_levels) names.push_back(level.isa);
+    return names;
+  });
+  m.def("supported_isas", [] {
+    std::vector<std::string> names;
+    for (const auto& level : pk_built_levels)
+      if (why_not(level.isa).empty()) names.push_back(level.isa);
+    return names;
+  });
+  m.def("missing", &why_not, py::arg("isa"));
+  m.def("entries", &entries, py::arg("isa"));
+  m.def("clock_ghz", &clock_ghz, Free());
+  m.def("die_with_parent", &die_with_parent);
+
+  py::class_<Library>(m, "Library")
+      .def(py::init([](const std::string& isa) {
+             auto library = std::make_unique<Library>(isa);
+             if (!library->missing.empty()) library->runnable(0);
+             return library;
+           }), py::arg("isa"))
+      .def_readonly("path", &Library::path)
+      .def_property_readonly("isa", [](const Library& l) { return l.table->isa; })
+      .def_property_readonly("vector_bytes", [](const Library& l) { return l.table->vector_bytes; });
+
+  py::class_<Arena>(m, "Arena", py::buffer_protocol())
+      .def(py::init<int64_t, bool, int>(), py::arg("bytes"), py::arg("huge") = true, py::arg("node") = -1)
+      .def_property_readonly("address", [](const Arena& a) { return reinterpret_cast<uintptr_t>(a.data()); })
+      .def_property_readonly("bytes", &Arena::bytes)
+      .def_buffer([](Arena& a) {
+        return py::buffer_info(a.data(), 1, py::format_descriptor<uint8_t>::format(), a.bytes());
+      });
+
+  py::class_<Team>(m, "Team")
+      .def(py::init<std::vector<int>>(), py::arg("cpus"), Free())
+      .def_property_readonly("threads", &Team::threads)
+      .def_property_readonly("cpus", &Team::cpus)
+      .def("fill", &fill_arena, py::arg("arena"), py::arg("offset"), py::arg("count"), py::arg("dtype"),
+           py::arg("integers"), py::arg("seed"), py::arg("low"), py::arg("high"), Free())
+      .def("poison", &poison_arena, py::arg("arena"), py::arg("offset"), py::arg("bytes"), Free())
+      .def("run", [](Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
+                     std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps) {
+             const pk_entry& entry = library.runnable(index);
+             const Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
+             py::gil_scoped_release free;
+             run_entry(team, entry, call, reps);
+           }, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"), py::arg("scalars"),
+           py::arg("tune"), py::arg("reps"))
+      .def("sample", &sample, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
+           py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"))
+      .def("clock_ghz", &team_clock, Free())
+      .def("close", &Team::close, Free());
+}

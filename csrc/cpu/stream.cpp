@@ -1,0 +1,226 @@
+// Bandwidth ceilings: load (and reduce), load-only, store, nt-store, copy, nt-copy, triad, nt-triad.
+//
+// Operands  in: a (load, copy), or a and b (triad: c = a + q b); out: c, or for load: sums[1024 * 8 + 8] of uint64
+// dims      n: elements of each array;   scalars  q: what store writes and triad multiplies by, never zero
+// Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once); prefetch:BYTES ahead
+//
+// Each thread walks one contiguous chunk. A load's checksum is the wrapping sum of the bytes as 64-bit words: exact, and the
+// same for every order of addition. It is taken anew in every pass and consumed, so no pass can be dropped.
+#include "table.h"
+#include "vec.h"
+
+using namespace pk;
+
+enum Op { LOAD, TOUCH, STORE, COPY, TRIAD };
+static constexpr int64_t CHUNK_BYTES = 1024;  // chunks are cut on multiples of this
+static constexpr int MAX_THREADS = 1024;
+
+// ------------------------------------------------------------------------------------------------ one vector
+
+template <bool NT, class T, class V>
+PK_INLINE void put(T* c, V v) {
+  if constexpr (NT) stream_store(c, v);
+  else store(c, v);
+}
+
+// ------------------------------------------------------------------------------------------------- one chunk
+
+// Loads and reduces `bytes` from p: four sums, one per stream or interleaved along one stream.
+template <int VB, int S, bool PREFETCH>
+PK_INLINE uint64_t load_chunk(const char* p, int64_t bytes, int64_t ahead) {
+  using V = vec<uint64_t, VB>;
+  constexpr int U = S == 1 ? 16 : 16 / S;  // vectors of each stream per turn
+  V s0{}, s1{}, s2{}, s3{};
+  const int64_t part = bytes / S / (U * VB) * (U * VB);
+  for (const char *x = p, *end = p + part; x != end; x += U * VB) {
+#pragma GCC unroll 16
+    for (int k = 0; k < U; ++k) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        const char* y = x + s * part + k * VB;
+        if (PREFETCH && k * VB % 64 == 0) prefetch(y + ahead);
+        const int n = (k * S + s) & 3;
+        if (n == 0) s0 += load<V>(y);
+        else if (n == 1) s1 += load<V>(y);
+        else if (n == 2) s2 += load<V>(y);
+        else s3 += load<V>(y);
+      }
+    }
+  }
+  int64_t done = S * part;
+  for (; done + VB <= bytes; done += VB) s0 += load<V>(p + done);
+  uint64_t sum = 0;
+  for (; done + 8 <= bytes; done += 8) {
+    uint64_t word;
+    __builtin_memcpy(&word, p + done, 8);
+    sum += word;
+  }
+  if (done < bytes) {  // an odd number of fp32
+    uint32_t word;
+    __builtin_memcpy(&word, p + done, 4);
+    sum += word;
+  }
+  V all = (s0 + s1) + (s2 + s3);
+  consume(all);
+  return sum + hsum(all);
+}
+
+template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
+PK_INLINE void write_chunk(const T* a, const T* b, T* c, int64_t n, T scalar, int64_t ahead) {
+  using V = vec<T, VB>;
+  constexpr int L = lanes<T, VB>, U = S == 1 ? 8 : 8 / S;
+  const V q = broadcast<V>(scalar);
+  const int64_t part = n / S / (U * L) * (U * L);
+  for (int64_t i = 0; i != part; i += U * L) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 8
+      for (int k = 0; k < U; ++k) {
+        const int64_t j = s * part + i + k * L;
+        if (PREFETCH && k * VB % 64 == 0) {
+          if (op != STORE) prefetch(reinterpret_cast<const char*>(a + j) + ahead);
+          if (op == TRIAD) prefetch(reinterpret_cast<const char*>(b + j) + ahead);
+          if (!NT) prefetch_write(reinterpret_cast<const char*>(c + j) + ahead);
+        }
+        if constexpr (op == STORE) put<NT>(c + j, q);
+        if constexpr (op == COPY) put<NT>(c + j, load<V>(a + j));
+        if constexpr (op == TRIAD) put<NT>(c + j, fma(q, load<V>(b + j), load<V>(a + j)));
+      }
+    }
+  }
+  for (int64_t j = S * part; j < n; ++j) c[j] = op == STORE ? scalar : op == COPY ? a[j] : a[j] + scalar * b[j];
+}
+
+// Loads every vector and uses none of it.
+template <int VB, int S, bool PREFETCH>
+PK_INLINE void touch_chunk(const char* p, int64_t bytes, int64_t ahead) {
+  using V = vec<uint64_t, VB>;
+  constexpr int U = S == 1 ? 16 : 16 / S;
+  const int64_t part = bytes / S / (U * VB) * (U * VB);
+  for (const char *x = p, *end = p + part; x != end; x += U * VB) {
+#pragma GCC unroll 16
+    for (int k = 0; k < U; ++k) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        const char* y = x + s * part + k * VB;
+        if (PREFETCH && k * VB % 64 == 0) prefetch(y + ahead);
+        V v = load<V>(y);
+        consume(v);
+      }
+    }
+  }
+  for (int64_t done = S * part; done < bytes; ++done) {
+    unsigned char c = p[done];
+    asm volatile("" : : "r"(c));
+  }
+}
+
+// -------------------------------------------------------------------------------------------------- all passes
+
+template <class T, int VB, int S, bool PREFETCH>
+PK_INLINE void load_passes(const pk_call* c, const pk_team* t) {
+  int64_t lo, hi;
+  pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
+  const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + lo);
+  uint64_t sum = 0;
+  for (int64_t r = 0; r < c->reps; ++r) {
+    forget_memory();
+    sum = load_chunk<VB, S, PREFETCH>(p, (hi - lo) * int64_t(sizeof(T)), c->tune);
+  }
+  // The thread that ends last adds up what each has left in its own line.
+  uint64_t* sums = static_cast<uint64_t*>(c->ptr[1]);
+  if (t->threads > MAX_THREADS) return;
+  sums[8 + 8 * t->tid] = sum;
+  if (t->take(t, 1) != t->threads - 1) return;
+  uint64_t total = 0;
+  for (int i = 0; i < t->threads; ++i) total += sums[8 + 8 * i];
+  sums[0] = total;
+}
+
+template <class T, int VB, int S, bool PREFETCH>
+PK_INLINE void touch_passes(const pk_call* c, const pk_team* t) {
+  int64_t lo, hi;
+  pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
+  const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + lo);
+  for (int64_t r = 0; r < c->reps; ++r) touch_chunk<VB, S, PREFETCH>(p, (hi - lo) * int64_t(sizeof(T)), c->tune);
+}
+
+template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
+PK_INLINE void write_passes(const pk_call* c, const pk_team* t) {
+  int64_t lo, hi;
+  pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
+  const T* a = static_cast<const T*>(c->ptr[0]);
+  const T* b = static_cast<const T*>(c->ptr[op == TRIAD ? 1 : 0]);
+  T* out = static_cast<T*>(c->ptr[op == STORE ? 0 : op == COPY ? 1 : 2]);
+  for (int64_t r = 0; r < c->reps; ++r) {
+    forget_memory();
+    write_chunk<op, NT, T, VB, S, PREFETCH>(a + lo, b + lo, out + lo, hi - lo, T(c->scalar[0]), c->tune);
+  }
+  if (NT) stream_fence();
+}
+
+template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
+PK_INLINE void passes(const pk_call* c, const pk_team* t) {
+  if constexpr (op == LOAD) load_passes<T, VB, S, PREFETCH>(c, t);
+  else if constexpr (op == TOUCH) touch_passes<T, VB, S, PREFETCH>(c, t);
+  else write_passes<op, NT, T, VB, S, PREFETCH>(c, t);
+}
+
+// ------------------------------------------------------------------------------------------------------- table
+
+static const int64_t prefetch_bytes[] = {512, 2048};
+
+#define SYMBOL(op, dtype, variant) pk_stream_##op##_##dtype##_##variant
+#define KERNELS(op, OP, NT, dtype, T)                                                                               \
+  PK_HOT void SYMBOL(op, dtype, plain)(const pk_call* c, const pk_team* t) {                                        \
+    passes<OP, NT, T, PK_VECTOR_BYTES, 1, false>(c, t);                                                             \
+  }                                                                                                                 \
+  PK_HOT void SYMBOL(op, dtype, streams2)(const pk_call* c, const pk_team* t) {                                     \
+    passes<OP, NT, T, PK_VECTOR_BYTES, 2, false>(c, t);                                                             \
+  }                                                                                                                 \
+  PK_HOT void SYMBOL(op, dtype, streams4)(const pk_call* c, const pk_team* t) {                                     \
+    passes<OP, NT, T, PK_VECTOR_BYTES, 4, false>(c, t);                                                             \
+  }                                                                                                                 \
+  PK_HOT void SYMBOL(op, dtype, prefetch)(const pk_call* c, const pk_team* t) {                                     \
+    passes<OP, NT, T, PK_VECTOR_BYTES, 1, true>(c, t);                                                              \
+  }                                                                                                                 \
+  NARROW_KERNEL(op, OP, NT, dtype, T)
+#define ENTRIES(name, op, dtype)                                                                                    \
+  {"stream", name, #dtype, "plain", SYMBOL(op, dtype, plain), nullptr, nullptr, 0, NAME(op, dtype, plain)},         \
+  NARROW_ENTRY(name, op, dtype)                                                                                     \
+  {"stream", name, #dtype, "streams2", SYMBOL(op, dtype, streams2), nullptr, nullptr, 0, NAME(op, dtype, streams2)},\
+  {"stream", name, #dtype, "streams4", SYMBOL(op, dtype, streams4), nullptr, nullptr, 0, NAME(op, dtype, streams4)},\
+  {"stream", name, #dtype, "prefetch", SYMBOL(op, dtype, prefetch), nullptr, prefetch_bytes, 2, NAME(op, dtype, prefetch)},
+#define NAME(op, dtype, variant) "pk_stream_" #op "_" #dtype "_" #variant
+
+#if PK_VECTOR_BYTES == 64  // 256-bit accesses beat 512-bit ones in the L2 of some CPUs
+#define NARROW_KERNEL(op, OP, NT, dtype, T)                                                                         \
+  PK_HOT void SYMBOL(op, dtype, narrow)(const pk_call* c, const pk_team* t) { passes<OP, NT, T, 32, 1, false>(c, t); }
+#define NARROW_ENTRY(name, op, dtype)                                                                               \
+  {"stream", name, #dtype, "narrow", SYMBOL(op, dtype, narrow), nullptr, nullptr, 0, NAME(op, dtype, narrow)},
+#else
+#define NARROW_KERNEL(op, OP, NT, dtype, T)
+#define NARROW_ENTRY(name, op, dtype)
+#endif
+
+#define BOTH(op, OP, NT) KERNELS(op, OP, NT, fp64, double) KERNELS(op, OP, NT, fp32, float)
+BOTH(load, LOAD, false)
+BOTH(touch, TOUCH, false)
+BOTH(store, STORE, false)
+BOTH(nt_store, STORE, true)
+BOTH(copy, COPY, false)
+BOTH(nt_copy, COPY, true)
+BOTH(triad, TRIAD, false)
+BOTH(nt_triad, TRIAD, true)
+
+static const pk_entry stream_entries[] = {
+  ENTRIES("load", load, fp64) ENTRIES("load", load, fp32)
+  ENTRIES("load-only", touch, fp64) ENTRIES("load-only", touch, fp32)
+  ENTRIES("store", store, fp64) ENTRIES("store", store, fp32)
+  ENTRIES("nt-store", nt_store, fp64) ENTRIES("nt-store", nt_store, fp32)
+  ENTRIES("copy", copy, fp64) ENTRIES("copy", copy, fp32)
+  ENTRIES("nt-copy", nt_copy, fp64) ENTRIES("nt-copy", nt_copy, fp32)
+  ENTRIES("triad", triad, fp64) ENTRIES("triad", triad, fp32)
+  ENTRIES("nt-triad", nt_triad, fp64) ENTRIES("nt-triad", nt_triad, fp32)
+};
+PK_TABLE(stream_entries);

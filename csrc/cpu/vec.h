@@ -1,0 +1,170 @@
+// Vectors by the compiler's vector extensions. Their width is a constant of the ISA level: a wider type compiles without
+// a word and is scalarised. Intrinsics stand here only, where the language has no form for what the CPU does: streaming
+// stores, prefetch, conversions of 16-bit floats, dot products, AMX tiles.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#if defined(__ARM_FEATURE_SVE)
+#include <arm_sve.h>
+#endif
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define PK_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define PK_VECTOR_BYTES 32
+#elif defined(__ARM_FEATURE_SVE_BITS) && __ARM_FEATURE_SVE_BITS > 0
+#define PK_VECTOR_BYTES (__ARM_FEATURE_SVE_BITS / 8)
+#else
+#define PK_VECTOR_BYTES 16
+#endif
+
+// Registers the level has, for kernels that choose a tile by it.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define PK_REGISTERS 32
+#else
+#define PK_REGISTERS 16
+#endif
+
+#if defined(__AVX512F__)
+#define PK_REG "v"
+#elif defined(__x86_64__)
+#define PK_REG "x"
+#else
+#define PK_REG "w"
+#endif
+
+#define PK_VEC static inline __attribute__((always_inline))
+
+namespace pk {
+
+template <class T, int Bytes>
+struct vector_of {
+  typedef T type __attribute__((vector_size(Bytes), may_alias));
+  typedef T unaligned __attribute__((vector_size(Bytes), may_alias, aligned(alignof(T))));
+};
+// A vector of T, of the level's width unless said otherwise.
+template <class T, int Bytes = PK_VECTOR_BYTES>
+using vec = typename vector_of<T, Bytes>::type;
+template <class T, int Bytes = PK_VECTOR_BYTES>
+inline constexpr int lanes = Bytes / int(sizeof(T));
+
+using f32v = vec<float>;
+using f64v = vec<double>;
+using i32v = vec<int32_t>;
+using u32v = vec<uint32_t>;
+using u64v = vec<uint64_t>;
+inline constexpr int F32 = lanes<float>, F64 = lanes<double>;
+
+template <class V>
+using element = std::remove_cvref_t<decltype(V{}[0])>;
+
+// ------------------------------------------------------------------------------------------------- memory
+
+template <class V, class T>
+PK_VEC V load(const T* p) { return *reinterpret_cast<const V*>(p); }
+template <class V, class T>
+PK_VEC V loadu(const T* p) {
+  return *reinterpret_cast<const typename vector_of<T, sizeof(V)>::unaligned*>(p);
+}
+template <class V, class T>
+PK_VEC void store(T* p, V v) { *reinterpret_cast<V*>(p) = v; }
+template <class V, class T>
+PK_VEC void storeu(T* p, V v) { *reinterpret_cast<typename vector_of<T, sizeof(V)>::unaligned*>(p) = v; }
+
+// Streaming (nontemporal) store; p is aligned to the vector. Order it with stream_fence().
+template <class V>
+PK_VEC void stream_store(void* p, V v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v); return; } else
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v); return; } else
+#endif
+#if defined(__x86_64__)
+  { static_assert(sizeof(V) == 16); _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v); }
+#elif defined(__ARM_FEATURE_SVE)
+  { svstnt1_u8(svptrue_b8(), static_cast<uint8_t*>(p), (svuint8_t)v); }
+#else  // stnp stores a pair: the two halves of one vector
+  { asm volatile("stnp %d0, %d1, [%2]" : : "w"(v), "w"(vextq_u8((uint8x16_t)v, (uint8x16_t)v, 8)), "r"(p) : "memory"); }
+#endif
+}
+
+PK_VEC void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+PK_VEC void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+PK_VEC void prefetch_write(const void* p) { __builtin_prefetch(p, 1, 3); }
+
+// Says that v is used, at no cost: the compiler must have it in a register here.
+template <class V>
+PK_VEC void consume(V& v) { asm volatile("" : "+" PK_REG(v)); }
+// Says that memory may have changed: loads before and after are different loads.
+PK_VEC void forget_memory() { asm volatile("" ::: "memory"); }
+
+// ----------------------------------------------------------------------------------------------- arithmetic
+
+template <class V>
+PK_VEC V broadcast(element<V> x) { return x - V{}; }
+// a * b + c; one instruction where the level has it (contraction is on in these libraries).
+template <class V>
+PK_VEC V fma(V a, V b, V c) { return a * b + c; }
+template <class V>
+PK_VEC V vmax(V a, V b) { return a > b ? a : b; }
+template <class V>
+PK_VEC V vmin(V a, V b) { return a < b ? a : b; }
+
+template <int From, class V, int... I>
+PK_VEC auto part_of(V v, std::integer_sequence<int, I...>) {
+  using H = vec<element<V>, sizeof(V) / 2>;
+#if __has_builtin(__builtin_shufflevector)
+  return H(__builtin_shufflevector(v, v, (From + I)...));
+#else
+  return H{v[From + I]...};
+#endif
+}
+template <class V>
+PK_VEC auto low_half(V v) { return part_of<0>(v, std::make_integer_sequence<int, sizeof(V) / sizeof(v[0]) / 2>{}); }
+template <class V>
+PK_VEC auto high_half(V v) {
+  constexpr int n = sizeof(V) / sizeof(element<V>) / 2;
+  return part_of<n>(v, std::make_integer_sequence<int, n>{});
+}
+
+// Joins the halves of a vector by an operation down to 16 bytes and then its lanes: a tree.
+template <class V, class Op>
+PK_VEC element<V> reduce(V v, Op op) {
+  using T = element<V>;
+  if constexpr (sizeof(V) > 16) {
+    return reduce(op(low_half(v), high_half(v)), op);
+  } else if constexpr (sizeof(T) == 8) {
+    return op(v, vec<T, 16>{v[1], v[0]})[0];
+  } else if constexpr (sizeof(T) == 4) {
+    v = op(v, vec<T, 16>{v[2], v[3], v[0], v[1]});
+    return op(v, vec<T, 16>{v[1], v[0], v[3], v[2]})[0];
+  } else {
+    T r = v[0];
+    for (int i = 1; i < lanes<T, 16>; ++i) r = op(vec<T, 16>{r}, vec<T, 16>{v[i]})[0];
+    return r;
+  }
+}
+template <class V>
+PK_VEC element<V> hsum(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; }); }
+template <class V>
+PK_VEC element<V> hmax(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }); }
+template <class V>
+PK_VEC element<V> hmin(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }); }
+
+}  // namespace pk
