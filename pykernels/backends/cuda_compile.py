@@ -1,8 +1,8 @@
 """Compiles `csrc/cuda/*.cu` at run time to a cubin for one named architecture, and keeps it in a cache.
 
-The route is `cuda.core` over NVRTC: it needs no driver and no device, so the same path runs in a test without a GPU. ptxas
-runs inside NVRTC; its figures (registers, spills, shared memory) are stored beside each cubin under the same key, because
-a cache hit compiles nothing and so has no log. Nothing here imports CUDA packages until a function is called.
+The route is `cuda.core` over NVRTC: it needs no driver and no device, so the same path runs in a test without a GPU.
+ptxas runs inside NVRTC; its figures (registers, spills, shared memory) are stored beside each cubin under the same key,
+because a cache hit compiles nothing and so has no log. Nothing here imports CUDA packages until a function is called.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def supported_archs() -> tuple[int, ...]:
 def choose_arch(capability: str, supported: Sequence[int], *, accelerated: bool = False) -> str:
     """The architecture to compile for: the greatest supported one of the device's major that is not above it.
 
-    A cubin runs on its own major only, from its minor up. `accelerated` asks for the `a` target, which exists from 9.0 on,
-    for exactly this device. Raises CompileError when NVRTC is too old (or too new) for the device."""
+    A cubin runs on its own major only, from its minor up. `accelerated` asks for the `a` target, which exists from 9.0
+    on, for exactly this device. Raises CompileError when NVRTC is too old (or too new) for the device."""
     major, _, minor = capability.partition(".")
     device = int(major) * 10 + int(minor or 0)
     fits = [arch for arch in supported if arch // 10 == device // 10 and arch <= device]
@@ -215,7 +215,8 @@ def _store(folder: Path, cubin: Cubin, code: bytes) -> None:
             Path(file.name).replace(folder / name)
     except OSError as error:
         raise CompileError(
-            f"cannot write the cubin cache {folder}: {error.strerror}", hint="set PYKERNELS_CUBIN_CACHE to a folder or off"
+            f"cannot write the cubin cache {folder}: {error.strerror}",
+            hint="set PYKERNELS_CUBIN_CACHE to a folder or off",
         ) from error
 
 
@@ -252,7 +253,9 @@ def _nvrtc_call(function: str) -> tuple[Any, ...]:
     try:
         status, *results = getattr(nvrtc, function)()
     except Exception as error:  # the library is looked for at the first call; each release raises another type
-        raise MissingPackage(f"NVRTC is not installed ({_first_line(error)})", hint=f"pip install {_nvrtc_wheel()}") from error
+        raise MissingPackage(
+            f"NVRTC is not installed ({_first_line(error)})", hint=f"pip install {_nvrtc_wheel()}"
+        ) from error
     if int(status) != 0:
         raise CompileError(f"{function} failed with status {int(status)}")
     return tuple(results)

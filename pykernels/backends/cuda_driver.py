@@ -1,7 +1,7 @@
 """The seam to a CUDA device: everything that touches one goes through `Device`, so that a scripted device can stand in.
 
-`CupyDevice` is the real one: CuPy's runtime and driver calls with plain integers, one stream, no memory pool (a buffer is
-one `cudaMalloc`, so out of memory is seen where it happens). CuPy is imported when a device is opened.
+`CupyDevice` is the real one: CuPy's runtime and driver calls with plain integers, one stream, no memory pool (a buffer
+is one `cudaMalloc`, so out of memory is seen where it happens). CuPy is imported when a device is opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pykernels.machine.gpu import Reading, Sensors
 if TYPE_CHECKING:
     import numpy as np
 
-Memory = Literal["device", "pinned", "pageable", "managed"]
+Memory = Literal["device", "pinned", "pageable", "managed", "peer"]
 
 #: runtime statuses after which every call in the process fails (driver_types.h)
 STICKY = frozenset({46, 101, 201, 214, 219, 220, 226, *range(700, 703), 709, *range(713, 722), 999})
@@ -84,6 +84,7 @@ class Device(Protocol):
     def join(self) -> None: ...
     def capture(self, body: Callable[[], None]) -> Any: ...
     def replay(self, graph: Any) -> None: ...
+    def drop(self, graph: Any) -> None: ...
     def synchronize(self) -> None: ...
     def host_view(self, buffer: Buffer) -> np.ndarray[Any, Any]: ...
     def sensors(self) -> Reading: ...
@@ -92,7 +93,7 @@ class Device(Protocol):
 
 
 def missing_cupy() -> str:
-    """Why CuPy cannot be used here, or "". Two CuPy wheels at once overwrite each other's files: said before it fails."""
+    """Why CuPy cannot be used here, or "". Two CuPy wheels at once overwrite each other's files: said before that."""
     from importlib.metadata import distributions
     from importlib.util import find_spec
 
@@ -140,6 +141,7 @@ class CupyDevice:
         self._modules: dict[str, int] = {}
         self._sensors = Sensors(self.facts.bus_id)
         self._index = index
+        self._peers: set[int] = set()
 
     def _read_facts(self, index: int) -> Facts:
         runtime = self._rt
@@ -181,13 +183,33 @@ class CupyDevice:
                     raise MemoryError(f"{nbytes} bytes of managed memory are more than the device has free")
                 pointer = int(self._rt.mallocManaged(size))
                 return Buffer(pointer, nbytes, memory, pointer)
+            if memory == "peer":
+                return Buffer(self._alloc_on_peer(size), nbytes, memory)
         array = np.empty(size, np.uint8)
         return Buffer(array.ctypes.data, nbytes, memory, array.ctypes.data, array)
+
+    def _alloc_on_peer(self, size: int) -> int:
+        """Memory of the next device, made reachable from this one."""
+        count = self._rt.getDeviceCount()
+        other = (self._index + 1) % count
+        if other == self._index:
+            raise PykernelsError("there is one GPU only: no peer to copy to")
+        if not self._rt.deviceCanAccessPeer(self._index, other):
+            raise PykernelsError(f"gpu:{self._index} cannot reach gpu:{other} directly")
+        try:
+            self._rt.setDevice(other)
+            pointer = int(self._rt.malloc(size))
+        finally:
+            self._rt.setDevice(self._index)
+        if other not in self._peers:
+            self._rt.deviceEnablePeerAccess(other)
+            self._peers.add(other)
+        return pointer
 
     def free(self, buffer: Buffer) -> None:
         """Give a buffer back; after a lost device there is nothing left to give."""
         with translated("free"):
-            if buffer.memory in ("device", "managed"):
+            if buffer.memory in ("device", "managed", "peer"):
                 self._rt.free(buffer.pointer)
             elif buffer.memory == "pinned":
                 self._rt.freeHost(buffer.pointer)
@@ -199,7 +221,9 @@ class CupyDevice:
 
         source = np.ascontiguousarray(array)
         with translated("copy to the device"):
-            self._rt.memcpyAsync(buffer.pointer, source.ctypes.data, source.nbytes, self._rt.memcpyDefault, self._streams[0])
+            self._rt.memcpyAsync(
+                buffer.pointer, source.ctypes.data, source.nbytes, self._rt.memcpyDefault, self._streams[0]
+            )
             self._rt.streamSynchronize(self._streams[0])
 
     def read(self, buffer: Buffer, dtype: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -208,7 +232,9 @@ class CupyDevice:
 
         array = np.empty(shape, dtype)
         with translated("copy from the device"):
-            self._rt.memcpyAsync(array.ctypes.data, buffer.pointer, array.nbytes, self._rt.memcpyDefault, self._streams[0])
+            self._rt.memcpyAsync(
+                array.ctypes.data, buffer.pointer, array.nbytes, self._rt.memcpyDefault, self._streams[0]
+            )
             self._rt.streamSynchronize(self._streams[0])
         return array
 
@@ -291,6 +317,11 @@ class CupyDevice:
         with translated("graph launch"):
             self._rt.graphLaunch(graph, self._streams[0])
 
+    def drop(self, graph: Any) -> None:
+        """Destroy a graph."""
+        with translated("graph"):
+            self._rt.graphExecDestroy(graph)
+
     def synchronize(self) -> None:
         """Wait for all queued work."""
         with translated("synchronize"):
@@ -324,5 +355,5 @@ class CupyDevice:
 
 
 def _version(number: int) -> str:
-    """"13.0" of 13000."""
+    """ "13.0" of 13000."""
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,5 +1,5 @@
-"""GPUs as their driver states them, their sizes as a placement, and their sensors. Reads only; nothing here raises for a
-missing driver, library or permission.
+"""GPUs as their driver states them, and their sensors. Reads only; nothing here raises for a missing driver, library or
+permission.
 
 Devices come from `libcuda.so.1` itself (no context is made), so their order is the one CUDA programs see, under
 CUDA_VISIBLE_DEVICES too, and a MIG slice is the device it is to a program. Sensors come from NVML by PCI bus id.
@@ -14,31 +14,16 @@ from typing import Any
 
 import msgspec
 
-from pykernels.errors import UsageError, unknown
+from pykernels.errors import unknown
 from pykernels.model import Check, Gpu, Machine
-from pykernels.units import KIB, MIB, format_size, parse_size
-
-LEVELS = ("L1", "L2", "DRAM")
-#: KiB of unified L1 and shared memory of a multiprocessor (CUDA programming guide, table of compute capabilities)
-UNIFIED_KIB = {
-    "7.5": 96,
-    "8.0": 192,
-    "8.6": 128,
-    "8.7": 192,
-    "8.9": 128,
-    "9.0": 256,
-    "10.0": 256,
-    "10.3": 256,
-    "12.0": 128,
-}
-#: what a plan for an absent GPU assumes, so that its cases can be listed as skipped
-ASSUMED = Gpu(index=0, name="", memory_bytes=80 * 1024 * MIB, compute_capability="9.0", sms=132, l2_bytes=50 * MIB)
+from pykernels.units import format_size
 
 _MULTIPROCESSORS, _CLOCK_KHZ, _L2_BYTES, _CC_MAJOR, _CC_MINOR = 16, 13, 38, 75, 76
 _MIG = re.compile(r"\bMIG ([0-9]+c?\.?[\w.]+)")
 _ERRORS = {
-    34: "the driver is a stub library", 100: "the driver sees no device", 803: "driver library and kernel module differ in version",
-    802: "the driver is not ready (fabric manager not running?)", 804: "this driver does not support the device",
+    34: "the driver is a stub library", 100: "the driver sees no device",
+    802: "the driver is not ready (fabric manager not running?)",
+    803: "driver library and kernel module differ in version", 804: "this driver does not support the device",
     999: "the driver cannot be started (unknown error)",
 }  # fmt: skip
 
@@ -96,54 +81,6 @@ def _read_gpu(cuda: Any, index: int, driver: str) -> Gpu:
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- sizes
-
-
-class GpuSpace:
-    """Sizes of a GPU placement (model.Space). `threads` is its number of multiprocessors.
-
-    Working sets: L1 a quarter of the unified cache of every multiprocessor; L2 3/8 of it (its halves are two partitions,
-    and half of it is where the second one begins); DRAM `dram_factor` L2s, at most 25% of the memory. Where the machine
-    has no such GPU the sizes of ASSUMED count, so that a plan can still list what it skips."""
-
-    def __init__(self, machine: Machine, device: str = "gpu:0", dram_factor: float = 8.0) -> None:
-        self.gpu = find(machine, device) or ASSUMED
-        self.device = device
-        self.dram_factor = max(dram_factor, 4.0)
-        self.threads = self.gpu.sms or ASSUMED.sms
-
-    def level_bytes(self, level: str) -> int:
-        """Working set over the whole GPU that lies well inside `level`; raises UsageError for an unknown level."""
-        l2 = self.gpu.l2_bytes or ASSUMED.l2_bytes
-        if level == "L1":
-            unified = UNIFIED_KIB.get(self.gpu.compute_capability, 128) * KIB
-            return unified // 4 * self.threads
-        if level == "L2":
-            return l2 * 3 // 8 // MIB * MIB or l2 // 2
-        if level == "DRAM":
-            wanted = int(max(self.dram_factor * l2, 256 * MIB))
-            return min(wanted, (self.gpu.memory_bytes or ASSUMED.memory_bytes) // 4) // MIB * MIB
-        from pykernels.machine.placement import NoSuchLevel
-
-        raise NoSuchLevel(f'level "{level}": a GPU has {", ".join(LEVELS)}')
-
-    def size(self, text: str) -> int:
-        """Bytes of "64 MiB", "0.4 L2", or "25% memory"; UsageError where it makes no sense or is beyond the memory."""
-        memory = self.gpu.memory_bytes or ASSUMED.memory_bytes
-        relative = re.fullmatch(r"\s*([0-9.]+)\s*(L2|% memory)\s*", text)
-        if relative and relative[2] == "L2":
-            nbytes = int(float(relative[1]) * (self.gpu.l2_bytes or ASSUMED.l2_bytes))
-        elif relative:
-            nbytes = int(float(relative[1]) / 100 * memory)
-        else:
-            nbytes = parse_size(text)
-        if nbytes > memory:
-            raise UsageError(
-                f'size "{text}" is {format_size(nbytes)}, beyond the {format_size(memory)} of {self.device}'
-            )
-        return nbytes
-
-
 def find(machine: Machine, device: str) -> Gpu | None:
     """The GPU that "gpu:N" names on this machine, or None; raises UsageError where the name is not of that form."""
     match = re.fullmatch(r"gpu:(\d+)", device)
@@ -162,7 +99,7 @@ THROTTLES = {
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the sensors say now; None where a sensor is absent or not permitted. Energy counts from the driver's start."""
+    """What the sensors say now; None where one is absent or not permitted. Energy counts from the driver's start."""
 
     sm_mhz: float | None = None
     power_w: float | None = None
