@@ -1,0 +1,350 @@
+"""From run files to the crossover report: compare equal ends, find changes of winner, refuse what proves nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from pykernels.analysis.crossover import planes
+from pykernels.analysis.crossover.answers import (
+    REFUSED,
+    Answer,
+    CellAnswer,
+    CurveView,
+    Options,
+    Report,
+    Source,
+)
+from pykernels.analysis.crossover.axes import AXES, LEAST_CELLS, Axis, groups
+from pykernels.analysis.crossover.breakeven import break_even, places, sensitivity
+from pykernels.analysis.crossover.claims import claims
+from pykernels.analysis.crossover.finder import Curve, Finding, find, t_interval
+from pykernels.analysis.crossover.generated import generated_groups
+from pykernels.analysis.crossover.points import Point
+from pykernels.analysis.crossover.sentences import sentence
+from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, points_of, sides_of
+from pykernels.analysis.crossover.sources import ENDS, EQUAL_ENDS, check_ends
+from pykernels.analysis.crossover.steps import capacity_edge, steps_on
+from pykernels.errors import UsageError, unknown
+
+#: Launch paths of which a measured GPU answer must be the best.
+LEAST_PATHS = 3
+
+
+class Studied(msgspec.Struct, kw_only=True):
+    """One axis of one workload: its points in order, its curve, what the finder saw, and the answer."""
+
+    axis: Axis
+    points: list[Point]
+    curve: Curve
+    finding: Finding
+    answer: Answer
+
+
+def analyse(runs: Sequence[RunLike], options: Options | None = None) -> Report:
+    """The crossover report of one or two run files. Pure; raises UsageError for what cannot be compared."""
+    options = options or Options()
+    sides, points, studied = study(runs, options)
+    report = Report(cpu=sides.what["CPU"], gpu=sides.what["GPU"], source=sides.source)
+    report.assumptions = sides.projection.sentences() if sides.projection else []
+    if sides.fit:
+        report.fit = (
+            f"closed form fitted to {sides.fit.cells} cells; leave-one-out error {sides.fit.loo_median:.1%} median, "
+            f"{sides.fit.loo_p90:.1%} at the 90th percentile; used inside the recorded ranges only"
+        )
+    report.answers = [one.answer for one in studied]
+    report.cells = [_cell(point, sides, options.band) for point in points]
+    timed = [p for p in points if p.metric == "saturated" and not p.rival.refused and options.per == "device"]
+    report.break_even = [break_even(point, sides.source) for point in timed if point.rival.cell or point.rival.parts]
+    drawn = [one for one in studied if one.answer.kind != REFUSED or one.finding.labels]
+    report.curves = [_view(one, options.band) for one in drawn]
+    report.planes = planes.planes_of(points, sides, options.band)
+    report.not_compared = _not_compared(sides, points)
+    report.claims = claims([*report.cells, *_generated_cells(studied, sides, options.band)])
+    return report
+
+
+def study(runs: Sequence[RunLike], options: Options) -> tuple[Sides, list[Point], list[Studied]]:
+    """Both sides, every compared point, and every axis that was studied."""
+    for axis in options.axes:
+        if axis not in AXES:
+            raise unknown("axis", axis, AXES)
+    ends = check_ends(options.ends)
+    sides = sides_of(runs, options)
+    asked_one = len(ends) == 1
+    points: list[Point] = []
+    for end in ends:
+        if asked_one:
+            check_equal(sides, ENDS[end])
+        for gpu_ends in EQUAL_ENDS[ENDS[end]]:
+            for metric in sides.metrics():
+                points += points_of(sides, ENDS[end], gpu_ends, metric)
+    if not points:
+        _nothing(sides, ends)
+    _require_links(sides, points)
+    studied = _study_axes(sides, points, options)
+    return sides, points, studied
+
+
+def _study_axes(sides: Sides, points: list[Point], options: Options) -> list[Studied]:
+    studied = []
+    widest = max(point.threads for point in points)
+    for name, axis in AXES.items():
+        if options.axes and name not in options.axes:
+            continue
+        chosen = points if name == "threads" else [point for point in points if point.threads == widest]
+        found = generated_groups(sides, chosen, axis) if axis.generated else groups(chosen, axis)
+        whole = [group for group in found if len(group) >= LEAST_CELLS]
+        if name in options.axes and not whole:
+            raise UsageError(_too_few(name, found, sides))
+        studied += [_study(sides, axis, group, options) for group in whole]
+    return studied
+
+
+def _too_few(name: str, found: list[list[Point]], sides: Sides) -> str:
+    most = max((len(group) for group in found), default=0)
+    if AXES[name].generated and sides.source in ("paired", "cross-machine"):
+        return (
+            f'axis "{name}" needs a model of the GPU side: give --against SLUG, or --modelled with a recorded GPU run'
+        )
+    return (
+        f'axis "{name}" has at most {most} cells of one workload, and needs {LEAST_CELLS}; measure more: {RECSYS}-full'
+    )
+
+
+def _nothing(sides: Sides, ends: Sequence[str]) -> None:
+    for end in ends:
+        check_equal(sides, ENDS[end])
+    if sides.options.per == "watt":
+        raise UsageError("no cell has energy readings of both sides (RAPL, NVML), so nothing can be said per watt")
+    metrics = ", ".join(sides.options.metrics) or "any metric"
+    wanted = " or ".join(ENDS[end] for end in ends)
+    raise UsageError(f"no cells with ends {wanted} under {metrics} on both sides; measure them: {RECSYS}")
+
+
+def _require_links(sides: Sides, points: Sequence[Point]) -> None:
+    for point in points:
+        judged = point.gpu_judged
+        lacking = [what for what in (judged.missing if judged else ()) if what.startswith("link")]
+        if lacking and point.rival.cell:
+            path = sides.machines[point.rival.cell.run].id
+            raise UsageError(
+                f"the run of machine {path} has no measurement of the {' and the '.join(lacking)}, so its GPU cells "
+                f"with ends {point.rival.ends} cannot be judged; measure it: pykernels run gpu -k link, or {RECSYS}"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------- one axis
+
+
+def _study(sides: Sides, axis: Axis, group: list[Point], options: Options) -> Studied:
+    held = [point for point in group if not point.rival.refused]
+    curve = _curve(sides, axis, group, held)
+    first = group[-1]
+    answer = Answer(
+        workload=first.load.describe(without=axis.name),
+        axis=axis.name,
+        metric=first.metric,
+        ends=first.ends,
+        source=_source(sides.source, first.metric),
+        kind=REFUSED,
+        unit=axis.unit,
+        per=options.per,
+        cpu=sides.what["CPU"],
+        gpu=sides.what["GPU"],
+    )
+    finding = Finding(kind=REFUSED, labels=[], centre=[], low=[], high=[])
+    if not held or not curve.ratios:
+        answer.notes.append(f"the GPU's memory holds none of the {len(group)} tables")
+    else:
+        finding = find(curve, options.band)
+        _fill(answer, finding, sides, axis, held, curve, options)
+    answer.sentence = sentence(answer)
+    return Studied(axis=axis, points=held, curve=curve, finding=finding, answer=answer)
+
+
+def _source(source: Source, metric: str) -> Source:
+    """Lookups served by two machines under Poisson arrivals were never served together."""
+    return "modelled" if source == "cross-machine" and metric.startswith("served") else source
+
+
+def _curve(sides: Sides, axis: Axis, group: list[Point], held: list[Point]) -> Curve:
+    ratios = [point.log_ratios() for point in held]
+    launches = sorted({launch for one in ratios for launch in one})
+    places_held = [axis.place(point) or 0.0 for point in held]
+    edge, bracket = capacity_edge(sides, axis, group)
+    return Curve(
+        x=places_held,
+        ratios=[[one.get(launch, math.nan) for one in ratios] for launch in launches],
+        log_axis=axis.log and all(x > 0 for x in places_held),
+        steps=steps_on(sides, axis, group),
+        edge=edge,
+        edge_bracket=bracket,
+    )
+
+
+def _fill(
+    answer: Answer, finding: Finding, sides: Sides, axis: Axis, held: list[Point], curve: Curve, options: Options
+) -> None:
+    refusals = _refusals(sides, finding, held, curve, options)
+    if refusals:
+        answer.notes = refusals
+        return
+    answer.kind, answer.tie, answer.events, answer.notes = finding.kind, finding.tie, finding.events, finding.notes
+    answer.value, answer.low, answer.high = finding.value, finding.value_low, finding.value_high
+    answer.bracket = finding.bracket
+    if finding.kind == "crossing" and finding.events[0].at == "root":
+        launches = finding.events[0].launches
+        answer.interval = f"95% over {launches} launches"
+        if held[0].rival.cell is None:
+            _widen(answer, sides, held, curve)
+        answer.sensitivity = sensitivity(held, curve, options.band)
+    if axis.name != "table" and sides.source in ("paired", "cross-machine") and answer.ends[-2:] in ("G3", "G5"):
+        memory = held[0].gpu_judged.device.memory if held[0].gpu_judged and held[0].gpu_judged.device else math.inf
+        if held[0].load.table_bytes <= memory:
+            answer.notes.append("this table fits in GPU memory, where G1 and G2 are the fair opponents")
+
+
+def _widen(answer: Answer, sides: Sides, held: list[Point], curve: Curve) -> None:
+    """The place where the answer would lie with the GPU side at either end of its range."""
+    centre = find(curve).centre
+    roots: list[float | None] = []
+    for bound in ("low", "high"):
+        shifts = [math.log(next(iter(p.rival.costs.values())) / getattr(p.rival, bound)) for p in held]
+        ratios = [[r + s for r, s in zip(centre, shifts, strict=True)]]
+        exact = Curve(x=curve.x, ratios=ratios, log_axis=curve.log_axis, steps=curve.steps, exact=True)
+        events = find(exact, 0.0).events
+        roots.append(events[0].value if events else None)
+    known = [root for root in roots if root is not None]
+    what = "range of the assumptions" if sides.projection else "95% over launches, widened by the fit's error"
+    if len(known) < 2:
+        answer.notes.append("at one end of the range there is no crossing")
+    bounds = [*known, *([] if sides.projection else [v for v in (answer.low, answer.high) if v is not None])]
+    bounds += [answer.value] if answer.value is not None else []
+    answer.low = min(bounds) if len(known) == 2 or min(bounds) < (answer.value or 0) else None
+    answer.high = max(bounds) if len(known) == 2 or max(bounds) > (answer.value or 0) else None
+    answer.interval = what
+
+
+def _refusals(sides: Sides, finding: Finding, held: list[Point], curve: Curve, options: Options) -> list[str]:
+    """Why nothing is concluded: too few launches or launch paths, a kernel far from its roof, or no roof to judge it
+    by."""
+    if len(curve.ratios) < 2:
+        return [f"one launch has no interval; measure at least 3: {RECSYS}"]
+    reasons = []
+    measured = [point for point in held if point.rival.cell is not None]
+    paths = sorted({path for point in measured for path in point.paths})
+    if measured and len(paths) < LEAST_PATHS:
+        reasons.append(
+            f"only the launch path{'s' * (len(paths) != 1)} {', '.join(paths)} of the GPU measured, and the path moves "
+            f"the answer more than the kernel: at least {LEAST_PATHS} are needed (of plain, graph, mapped, "
+            f"persistent): {RECSYS}"
+        )
+    for point in _deciding(finding, held, curve):
+        reasons += [text for text in _weak(point, options.min_share) if text not in reasons]
+    return reasons[:4]
+
+
+def _deciding(finding: Finding, held: list[Point], curve: Curve) -> list[Point]:
+    """The measured cells an answer rests on: the sure cells around its crossings, else every cell."""
+    brackets = [event.bracket for event in finding.events if event.at != "capacity"]
+    if not brackets or finding.kind not in ("crossing", "several"):
+        return held
+    places_kept = {place for bracket in brackets for place in bracket}
+    return [point for point, x in zip(held, curve.x, strict=True) if x in places_kept]
+
+
+def _weak(point: Point, least: float) -> list[str]:
+    found = []
+    for side, judged, how in (("CPU", point.cpu_judged, point.cpu.how), ("GPU", point.gpu_judged, point.rival.how)):
+        if judged is None or (side == "GPU" and point.rival.cell is None):
+            continue
+        lacking = [what for what in judged.missing if not what.startswith("link")]
+        if lacking:
+            found.append(
+                f"the {side} side cannot be judged: this run has no {' and no '.join(lacking)}; measure it: {RECSYS}"
+            )
+        elif judged.share is not None and judged.share < least:
+            found.append(
+                f"the {side} kernel ({how}) runs at {judged.share:.0%} of its time roof, under {least:.0%}, "
+                f"at {point.load.describe()}"
+            )
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+
+def _cell(point: Point, sides: Sides, band: float) -> CellAnswer:
+    rival = point.rival
+    ratios = list(point.log_ratios().values())
+    centre, low, high = t_interval(ratios) if ratios else (math.nan, math.nan, math.nan)
+    limit = math.log1p(band)
+    winner = "CPU (GPU memory)" if rival.refused else "GPU" if low > limit else "CPU" if high < -limit else "tie"
+    gpu = rival.cell.seconds if rival.cell else next(iter(rival.costs.values()), None)
+    suffix = " per dollar" if sides.options.per == "dollar" else ""
+    return CellAnswer(
+        workload=point.load.describe(),
+        axes={**places(point), "threads": float(point.threads)},
+        metric=point.metric + suffix,
+        ends=point.ends,
+        source=_source(sides.source, point.metric),
+        cpu_s=point.cpu.seconds,
+        gpu_s=gpu,
+        ratio=math.exp(centre) if ratios else None,
+        low=math.exp(low) if ratios and math.isfinite(low) else None,
+        high=math.exp(high) if ratios and math.isfinite(high) else None,
+        winner=winner,
+        launch_path=rival.path,
+        cpu_share=point.cpu_judged.share,
+        gpu_share=point.gpu_judged.share if point.gpu_judged else None,
+        cpu_terms=point.cpu_judged.parts,
+        gpu_terms=point.gpu_terms(),
+        cpu_how=point.cpu.how,
+        gpu_how=rival.how,
+    )
+
+
+def _generated_cells(studied: list[Studied], sides: Sides, band: float) -> list[CellAnswer]:
+    return [_cell(point, sides, band) for one in studied if one.axis.name == "hit" for point in one.points]
+
+
+def _view(one: Studied, band: float) -> CurveView:
+    def gpu_seconds(point: Point) -> float | None:
+        return point.rival.cell.seconds if point.rival.cell else next(iter(point.rival.costs.values()), None)
+
+    summary = [
+        t_interval([row[k] for row in one.curve.ratios if math.isfinite(row[k])]) for k in range(len(one.curve.x))
+    ]
+    return CurveView(
+        answer=one.answer,
+        x=one.curve.x,
+        cpu=[point.cpu.seconds for point in one.points],
+        gpu=[gpu_seconds(point) for point in one.points],
+        ratio=[centre for centre, _, _ in summary],
+        low=[low for _, low, _ in summary],
+        high=[high for _, _, high in summary],
+        log_axis=one.curve.log_axis,
+        steps=[(step.name, step.at) for step in one.curve.steps],
+        edge=one.curve.edge,
+        band=band,
+        cpu_terms=[point.cpu_judged.parts for point in one.points],
+        gpu_terms=[point.gpu_terms() for point in one.points],
+    )
+
+
+def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
+    """CPU cells that found no GPU cell beside them, counted by reason."""
+    compared = {point.cpu.load for point in points}
+    left = {cell.load for cell in sides.cpu if not cell.refused} - compared
+    notes = []
+    if left:
+        why = "outside the fitted run's range" if sides.fit else "no GPU cell of the same workload and ends"
+        notes.append(f"{len(left)} CPU workloads: {why}")
+    kernel_only = sum(cell.ends == "G0" for cell in sides.gpu)
+    if kernel_only:
+        notes.append(f"{kernel_only} GPU cells with ends G0 (kernel only): never part of a crossover")
+    disturbed = [cell for cell in sides.cpu + sides.gpu if not cell.refused and not cell.costs]
+    return notes + ([f"{len(disturbed)} cells without a clean launch"] if disturbed else [])

@@ -1,0 +1,97 @@
+"""A point: one workload, what the CPU did with it and what the GPU did, each the best implementation of its side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from pykernels.analysis.crossover import model
+from pykernels.analysis.crossover.cells import Cell
+from pykernels.analysis.crossover.model import Device
+from pykernels.analysis.crossover.roofs import Ceiling, device_of
+from pykernels.analysis.crossover.sources import Rival
+from pykernels.analysis.crossover.workload import Workload
+from pykernels.model import Machine
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """A measured cell under its time roof: the device its run's ceilings make, the roof's terms, the share of it
+    reached, and what the run lacks for the judgement."""
+
+    device: Device | None
+    parts: dict[str, float] = {}
+    share: float | None = None
+    missing: tuple[str, ...] = ()
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """Both sides of one workload under one metric and one pair of ends. `paths`: launch paths the GPU side was chosen
+    of."""
+
+    load: Workload
+    threads: int
+    metric: str
+    cpu: Cell
+    cpu_costs: dict[int, float]
+    cpu_judged: Judged
+    rival: Rival
+    gpu_judged: Judged | None = None
+    paths: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> str:
+        """The pair as "C0-G2"."""
+        return f"{self.cpu.ends}-{self.rival.ends}"
+
+    def log_ratios(self) -> dict[int, float]:
+        """log(t_cpu / t_gpu) of each launch both sides have; a GPU side that was not measured has one value for all."""
+        if self.rival.refused:
+            return {}
+        if self.rival.cell is None:
+            (only,) = self.rival.costs.values()
+            return {launch: math.log(cost / only) for launch, cost in self.cpu_costs.items()}
+        common = self.cpu_costs.keys() & self.rival.costs.keys()
+        return {launch: math.log(self.cpu_costs[launch] / self.rival.costs[launch]) for launch in sorted(common)}
+
+    def cpu_fixed(self) -> float:
+        """Seconds of the CPU side that no gather rate changes: the call's floor and, with device ends, the link."""
+        parts = self.cpu_judged.parts
+        return parts.get("floor", 0.0) + parts.get("link in", 0.0)
+
+    def gpu_terms(self) -> dict[str, float]:
+        """Seconds of the GPU's terms: the model's where it is modelled, the roofs' where it was measured."""
+        return self.rival.parts or (self.gpu_judged.parts if self.gpu_judged else {})
+
+
+def best_of(cells: Sequence[Cell]) -> tuple[Cell, dict[int, float]]:
+    """The best implementation by its median, and a cost for each launch.
+
+    Each launch takes the implementation that is best over the other launches, so choosing costs no bias."""
+    launches = sorted({launch for cell in cells for launch in cell.costs})
+    costs = {}
+    for launch in launches:
+        able = [cell for cell in cells if launch in cell.costs]
+        costs[launch] = min((_median_without(cell, launch), cell.costs[launch]) for cell in able)[1]
+    return min(cells, key=lambda cell: _median_without(cell, None)), costs
+
+
+def _median_without(cell: Cell, launch: int | None) -> float:
+    rest = sorted(cost for key, cost in cell.costs.items() if key != launch) or list(cell.costs.values())
+    return rest[len(rest) // 2]
+
+
+def judge(cell: Cell, ceilings: Sequence[Ceiling], machine: Machine, *, host_result: bool = True) -> Judged:
+    """The cell under its time roof: the slowest term where calls overlap (saturated), their sum with one in flight."""
+    device, missing = device_of(ceilings, cell, machine)
+    if device is None:
+        return Judged(device=None, missing=tuple(missing))
+    parts = model.terms(device, cell.load, cell.ends, host_result=host_result, hit=cell.hit)
+    counted = cell.load.gathered + cell.load.input_bytes + cell.load.result_bytes
+    parts["bytes"] += max(0.0, cell.moved - counted) / device.levels[-1].bandwidth if cell.ends != "G3" else 0.0
+    share = None
+    if cell.seconds and cell.metric in ("saturated", "p50"):
+        roof = model.overlapped(parts) if cell.metric == "saturated" else model.serial(parts)
+        share = roof / cell.seconds
+    return Judged(device=device, parts=parts, share=share, missing=tuple(missing))

@@ -1,0 +1,141 @@
+"""The ceilings of one side from its own run, put together as a device of the closed form: gather bandwidth and row rate
+a level, launch floor a path, link a direction. Each is the median over launches of the best case of its kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from pykernels.analysis.crossover.cells import KERNEL, Cell, workload_of
+from pykernels.analysis.crossover.model import Device, Level
+from pykernels.model import Disturbed, Machine, Measured, Record
+from pykernels.units import RATE_UNITS
+
+#: levels in order from the core outwards; a GPU's own memory counts as the last
+ORDER = ("L1", "L2", "L3", "LLC", "DRAM", "HBM")
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured ceiling in base units: bytes/s, rows/s, or seconds for a launch floor."""
+
+    kind: str
+    op: str
+    level: str
+    device: str
+    threads: int
+    path: str
+    value: float
+    row_bytes: float = 0.0
+
+
+def ceilings_of(records: Iterable[Record]) -> list[Ceiling]:
+    """Every gather, stream, link and launch ceiling of a run, and the floor of a call seen in its smallest lookups."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        wanted = record.figure.ceiling and record.figure.kind in ("bandwidth", "rate", "link", "launch")
+        if (wanted or record.kernel == KERNEL) and isinstance(record.outcome, Measured | Disturbed):
+            groups.setdefault(record.case_id, []).append(record)
+    found: list[Ceiling] = []
+    for group in groups.values():
+        seconds = _median(
+            [_median(record.outcome.samples_s) for record in group if isinstance(record.outcome, Measured)]
+        )
+        if seconds:
+            found += _ceiling(group[0], seconds)
+    return found
+
+
+def _ceiling(record: Record, seconds: float) -> list[Ceiling]:
+    figure = record.figure
+    place: dict[str, Any] = {
+        "device": record.device,
+        "threads": record.threads,
+        "path": record.launch_path,
+        "level": figure.level,
+    }
+    if record.kernel == KERNEL:
+        # a call of a few lookups costs the call itself, whatever it gathers
+        tiny = workload_of(record).lookups <= 16 and not record.device.startswith("gpu")
+        return [Ceiling(kind="launch", op="call", value=seconds, **place)] if tiny else []
+    if figure.kind == "launch":
+        return [Ceiling(kind="launch", op=figure.op, value=seconds / max(1.0, figure.amount), **place)]
+    rate = figure.amount / seconds
+    op = figure.op or record.kernel
+    row = (
+        float(record.params.get("row_bytes", record.params.get("row", "0")) or 0) if record.kernel == "gather" else 0.0
+    )
+    if record.kernel == "gather":
+        op = "gather"
+    first = Ceiling(kind=figure.kind, op=op, value=rate, row_bytes=row, **place)
+    if op != "gather" or not row or figure.unit not in RATE_UNITS:
+        return [first]
+    other = ("rate", rate / row) if figure.kind == "bandwidth" else ("bandwidth", rate * row)
+    return [first, Ceiling(kind=other[0], op=op, value=other[1], row_bytes=row, **place)]
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(value for value in values if value > 0)
+    return ordered[len(ordered) // 2] if ordered else 0.0
+
+
+def device_of(ceilings: Sequence[Ceiling], cell: Cell, machine: Machine) -> tuple[Device | None, list[str]]:
+    """The device that `cell` ran on, and which of its ceilings this run lacks (in words). None without gather roofs."""
+    mine = [c for c in ceilings if c.device == cell.device and (cell.side == "GPU" or c.threads == cell.threads)]
+    floors = [c.value for c in mine if c.kind == "launch" and (cell.side == "CPU" or c.path in ("", cell.path))]
+    levels = _levels(mine, cell, machine)
+    if (
+        levels
+        and levels[-1].name not in ("DRAM", "HBM")
+        and cell.load.table_bytes > capacity(machine, cell, levels[-1].name)
+    ):
+        levels = ()
+    missing = [] if levels else [f"gather bandwidth and row rate of {cell.device}"]
+    if not floors:
+        missing.append(f"launch floor of {cell.device}")
+    h2d = max((c.value for c in ceilings if c.kind == "link" and c.op.startswith("h2d")), default=0.0)
+    d2h = max((c.value for c in ceilings if c.kind == "link" and c.op.startswith("d2h")), default=0.0)
+    if cell.ends != "C0":
+        missing += ["link host to device"] * (not h2d) + ["link device to host"] * (
+            not d2h and cell.ends in ("G2", "G3", "G5")
+        )
+    if not levels:
+        return None, missing
+    memory = next((gpu.memory_bytes for gpu in machine.gpus if cell.device == f"gpu:{gpu.index}"), 0)
+    device = Device(
+        floor_s=min(floors, default=0.0),
+        levels=levels,
+        h2d=h2d or math.inf,
+        d2h=d2h or math.inf,
+        memory=float(memory) or math.inf,
+    )
+    return device, missing
+
+
+def _levels(mine: Sequence[Ceiling], cell: Cell, machine: Machine) -> tuple[Level, ...]:
+    found = []
+    gathers = [c for c in mine if c.op == "gather"]
+    present = sorted({c.level for c in gathers}, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    for name in present:
+        bandwidth = max((c.value for c in gathers if c.level == name and c.kind == "bandwidth"), default=0.0)
+        rate = max((c.value for c in gathers if c.level == name and c.kind == "rate"), default=0.0)
+        if bandwidth or rate:
+            found.append((name, rate or math.inf, bandwidth or math.inf))
+    return tuple(
+        Level(name, math.inf if k + 1 == len(found) else capacity(machine, cell, name), rate, bandwidth)
+        for k, (name, rate, bandwidth) in enumerate(found)
+    )
+
+
+def capacity(machine: Machine, cell: Cell, level: str) -> float:
+    """Bytes of a level that the cell's threads have together: private caches by thread, shared ones once a domain."""
+    if cell.side == "GPU":
+        return float(next((gpu.l2_bytes for gpu in machine.gpus if cell.device == f"gpu:{gpu.index}"), 0))
+    caches = [cache for cache in machine.caches if cache.level == level]
+    if not caches:
+        return 0.0
+    cores = max(1, len({cpu for core in machine.cores for cpu in core.cpus[:1]}))
+    private = caches[0].bytes * min(cell.threads, len(caches))
+    return float(private if len(caches) >= cores > 1 or level in ("L1", "L2") else sum(cache.bytes for cache in caches))

@@ -1,0 +1,344 @@
+"""The crossover report as text, and its pictures: a heat map, lines over an axis, and time broken into its terms."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pykernels.analysis.crossover.answers import Answer, BreakEven, Claim, CurveView, Plane, Report
+from pykernels.analysis.crossover.axes import AXES
+from pykernels.analysis.crossover.model import TERMS
+from pykernels.analysis.crossover.sentences import metric_words
+from pykernels.units import format_size, format_value
+
+GREY, CPU, GPU = "0.45", "#b35806", "#2166ac"
+TERM_COLOURS = dict(zip(TERMS, ("0.25", "#1b9e77", "#7fc97f", "#d95f02", "#fdae6b"), strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------------------- text
+
+
+def text(report: Report, width: int = 100, *, with_claims: bool = False) -> str:
+    """The report for a terminal: what is compared, a table and a sentence per answer, break-even rates, claims."""
+    parts = [f"CPU: {report.cpu}\nGPU: {report.gpu}   [{report.source}]"]
+    if report.assumptions:
+        parts.append("assumed:\n" + "\n".join(f"  {line}" for line in report.assumptions))
+    parts += [report.fit] if report.fit else []
+    if report.answers:
+        parts.append(_render(_answer_table(report.answers), width))
+        parts.append("\n".join(f"- {answer.sentence}{_moves(answer)}" for answer in report.answers))
+    else:
+        parts.append("no axis has four cells of one workload: single cells only (--json lists them)")
+    if report.break_even:
+        parts.append(_render(_break_even_table(_extremes(report.break_even)), width))
+    parts += ["not compared: " + "; ".join(report.not_compared)] if report.not_compared else []
+    parts += [claims_text(report.claims)] if with_claims else []
+    return "\n\n".join(parts)
+
+
+def claims_text(claims: Sequence[Claim]) -> str:
+    """The seed claim and its four parts, each with its verdict and numbers."""
+    lines = []
+    for claim in claims:
+        lines.append(f"{claim.verdict:<13} {claim.claim}")
+        lines += [f"{'':<14}{number}" for number in claim.numbers]
+        lines += [f"{'':<14}measure: {claim.measure}"] if claim.measure else []
+    return "\n".join(lines)
+
+
+def _moves(answer: Answer) -> str:
+    """The sensitivity of a crossing in one line."""
+    if not answer.sensitivity:
+        return ""
+    axis = AXES[answer.axis]
+    moved = [f"{what}: {axis.format(v) if v is not None else 'none'}" for what, v in answer.sensitivity.items()]
+    return "\n    moves to " + ", ".join(moved)
+
+
+def _render(table: Any, width: int) -> str:
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
+
+
+def _answer_table(answers: Sequence[Answer]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in ("workload", "axis", "metric", "ends", "kind", "value", "low", "high", "source"):
+        table.add_column(name, justify="right" if name in ("value", "low", "high") else "left", overflow="fold")
+    for answer in answers:
+        axis = AXES[answer.axis]
+        values = [axis.format(v) for v in (answer.value, answer.low, answer.high)]
+        table.add_row(answer.workload, answer.axis, answer.metric, answer.ends, answer.kind, *values, answer.source)
+    return table
+
+
+def _extremes(rows: Sequence[BreakEven], most: int = 12) -> list[BreakEven]:
+    """The cells a reader looks for first: those whose break-even rate lies nearest to this CPU's own."""
+
+    def distance(row: BreakEven) -> float:
+        return abs(math.log(row.gbs / row.here_gbs)) if row.gbs and row.here_gbs else math.inf
+
+    return sorted(rows, key=distance)[:most]
+
+
+def _break_even_table(rows: Sequence[BreakEven]) -> Any:
+    from rich.table import Table
+
+    table = Table(
+        box=None, pad_edge=False, title="CPU gather rate that would tie the GPU (nearest to this CPU's own first)",
+        title_justify="left",
+    )  # fmt: skip
+    for name in ("workload", "ends", "GB/s", "interval", "Grows/s", "this CPU GB/s"):
+        table.add_column(name, justify="left" if name in ("workload", "ends") else "right", overflow="fold")
+    for row in rows:
+        interval = f"[{_rate(row.gbs_low)}, {_rate(row.gbs_high)}]"
+        table.add_row(row.workload, row.ends, _rate(row.gbs), interval, _rate(row.grows), _rate(row.here_gbs))
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return "none does" if value is None else format_value(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def draw(report: Report, path: Path) -> Iterator[Path]:
+    """Draw what the report holds beside `path` (.png or .svg): PATH-lines, PATH-terms, PATH-map; yields each file."""
+    split = [curve for curve in report.curves if curve.answer.axis in ("batch", "pooling")]
+    pictures = (
+        ("lines", lambda: draw_lines(report.curves), bool(report.curves)),
+        ("terms", lambda: draw_terms(split), bool(split)),
+        ("map", lambda: draw_maps(report.planes), bool(report.planes)),
+    )
+    for name, make, wanted in pictures:
+        if wanted:
+            target = path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}")
+            _save(make(), target)
+            yield target
+
+
+def _save(figure: Any, target: Path) -> None:
+    figure.savefig(target, dpi=150, bbox_inches="tight")
+
+
+def _figure(count: int, width: float, height: float, columns: int = 2) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, k + 1) for k in range(count)]
+    return figure, axes
+
+
+def draw_lines(curves: Sequence[CurveView], most: int = 8) -> Any:
+    """log2 of t_cpu/t_gpu over each axis: points with intervals (projected ones grey), band, root, steps, edge."""
+    chosen = _readable(curves, most)
+    figure, axes = _figure(len(chosen), 6.2, 3.9)
+    for ax, curve in zip(axes, chosen, strict=True):
+        _draw_line(ax, curve)
+    return figure
+
+
+def _readable(curves: Sequence[CurveView], most: int) -> list[CurveView]:
+    """The first `most` curves, those with a change of winner first."""
+    order = sorted(range(len(curves)), key=lambda k: (curves[k].answer.kind.startswith("none"), k))
+    return [curves[k] for k in sorted(order[:most])]
+
+
+def _draw_line(ax: Any, curve: CurveView) -> None:
+    answer, axis = curve.answer, AXES[curve.answer.axis]
+    modelled = answer.source in ("projection", "modelled")
+    log2 = math.log(2)
+    centre = [r / log2 for r in curve.ratio]
+    bars = [
+        [
+            max(0.0, (r - bound) / log2) if math.isfinite(bound) else 0.0
+            for r, bound in zip(curve.ratio, curve.low, strict=True)
+        ],
+        [
+            max(0.0, (bound - r) / log2) if math.isfinite(bound) else 0.0
+            for r, bound in zip(curve.ratio, curve.high, strict=True)
+        ],
+    ]
+    half = math.log2(1 + curve.band)
+    ax.axhspan(-half, half, color="0.9", zorder=0)
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.errorbar(
+        curve.x, centre, yerr=bars, fmt="o" if not modelled else "o:", markersize=4.5, capsize=2.5, linewidth=1,
+        color=GREY if modelled else "black", markerfacecolor="white" if modelled else "black",
+    )  # fmt: skip
+    ends = [bound for bound in (answer.low, answer.high) if bound is not None]
+    if answer.kind == "crossing" and answer.value is not None:
+        if len(ends) == 2:
+            ax.axvspan(*ends, color="#8073ac", alpha=0.3, linewidth=0)
+        ax.axvline(answer.value, color="#542788", linewidth=1.2)
+    if curve.log_axis:
+        ax.set_xscale("log", base=2)
+    _mark_places(ax, curve)
+    _label_places(ax, axis, curve)
+    low, high = min([-half * 2, *centre]), max([half * 2, *centre])
+    ax.set_ylim(low - 0.18 * (high - low) - 0.1, high + 0.18 * (high - low) + 0.1)
+    ax.set_ylabel("log2 (t_cpu / t_gpu)")
+    ax.text(0.01, 0.98, "GPU faster", transform=ax.transAxes, va="top", fontsize=8, color=GPU)
+    ax.text(0.01, 0.02, "CPU faster", transform=ax.transAxes, va="bottom", fontsize=8, color=CPU)
+    ax.set_title(_title(answer), fontsize=8, loc="left")
+
+
+def _mark_places(ax: Any, curve: CurveView) -> None:
+    """Capacities: dashed for a cache, solid and hatched beyond for the GPU's memory."""
+    for name, at in curve.steps:
+        ax.axvline(at, color="0.5", linewidth=0.8, linestyle="--")
+        ax.annotate(name, (at, 0.99), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, va="top", ha="right")
+    if curve.edge is not None:
+        ax.axvline(curve.edge, color="black", linewidth=1.2)
+        ax.axvspan(curve.edge, max(curve.edge * 2, curve.x[-1]), color="0.8", hatch="//", alpha=0.5, linewidth=0)
+        ax.annotate("GPU memory ends", (curve.edge, 0.5), xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
+                    ha="right", va="center")  # fmt: skip
+
+
+def _label_places(ax: Any, axis: Any, curve: CurveView) -> None:
+    shown = curve.x if len(curve.x) <= 8 else curve.x[:: math.ceil(len(curve.x) / 7)]
+    ax.set_xticks(shown, [axis.format(x) for x in shown], fontsize=7)
+    ax.minorticks_off()
+    ax.set_xlabel({"table": "table size", "row_bytes": "row size"}.get(axis.name, axis.name) + _direction(axis.name))
+
+
+def _direction(name: str) -> str:
+    return ", nominal, per direction" if name == "link" else " share of the HBM row cache" if name == "hit" else ""
+
+
+def _title(answer: Answer) -> str:
+    source = answer.source if answer.source == "paired" else answer.source.upper()
+    return f"{_fold(answer.workload)}\n{answer.ends}, {metric_words(answer.metric)}, {source}: {answer.kind}"
+
+
+def _fold(words: str, width: int = 78) -> str:
+    return words if len(words) <= width else words[: width - 1] + "…"
+
+
+def draw_terms(curves: Sequence[CurveView], most: int = 4) -> Any:
+    """Where the time goes: the terms of both sides stacked beside each other, the measured time as a dot."""
+    chosen = [curve for curve in _readable(curves, 2 * most) if any(curve.gpu_terms)][:most]
+    if not chosen:
+        chosen = list(curves[:1])
+    figure, axes = _figure(len(chosen), 6.8, 4.0)
+    for ax, curve in zip(axes, chosen, strict=True):
+        _draw_terms(ax, curve)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_terms(ax: Any, curve: CurveView) -> None:
+    """Each bar is the share of its side's summed terms; the time itself stands above it, so no log axis lies about
+    sums."""
+    axis = AXES[curve.answer.axis]
+    for side, offset, terms, seconds in (
+        ("CPU", -0.2, curve.cpu_terms, curve.cpu),
+        ("GPU", 0.2, curve.gpu_terms, curve.gpu),
+    ):
+        bottoms = [0.0] * len(curve.x)
+        for term in TERMS:
+            parts = [_gather_once(parts).get(term, 0.0) for parts in terms]
+            totals = [sum(_gather_once(parts).values()) or 1.0 for parts in terms]
+            heights = [part / total for part, total in zip(parts, totals, strict=True)]
+            ax.bar(
+                [k + offset for k in range(len(curve.x))], heights, 0.36, bottoms, color=TERM_COLOURS[term],
+                label=term if side == "CPU" else None, edgecolor="white", linewidth=0.4,
+            )  # fmt: skip
+            bottoms = [b + h for b, h in zip(bottoms, heights, strict=True)]
+        for k, time in enumerate(seconds):
+            if time is not None:
+                ax.text(k + offset, 1.02, f"{side} {_time(time)}", rotation=90, fontsize=6.5, ha="center", va="bottom")
+    ax.set_xticks(range(len(curve.x)), [axis.format(x) for x in curve.x], fontsize=7)
+    ax.set_ylim(0, 1.45)
+    ax.set_yticks([0, 0.5, 1], ["0", "50%", "100%"])
+    ax.set_xlabel(axis.name)
+    ax.set_ylabel("share of the summed terms")
+    ax.set_title(_title(curve.answer), fontsize=8, loc="left")
+
+
+def _gather_once(parts: dict[str, float]) -> dict[str, float]:
+    """Rows and bytes are two bounds on one gather: only the slower one takes time."""
+    if not parts:
+        return {}
+    slower = "rows" if parts["rows"] >= parts["bytes"] else "bytes"
+    return {name: value for name, value in parts.items() if name not in ("rows", "bytes") or name == slower}
+
+
+def _time(seconds: float) -> str:
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def draw_maps(planes: Sequence[Plane], most: int = 4) -> Any:
+    """log2 of t_cpu/t_gpu over batch x table bytes: cells in the tie band grey, measured cells dotted, capacity
+    hatched."""
+    from matplotlib.colors import TwoSlopeNorm
+
+    chosen = list(planes[:most])
+    figure, axes = _figure(len(chosen), 6.4, 4.4)
+    values = [v for plane in chosen for v in plane.log2.values() if v is not None]
+    reach = max(1.0, *(abs(v) for v in values)) if values else 1.0
+    norm = TwoSlopeNorm(0.0, -reach, reach)
+    for ax, plane in zip(axes, chosen, strict=True):
+        image = _draw_map(ax, plane, norm)
+        figure.colorbar(image, ax=ax, label="log2 (t_cpu / t_gpu):  CPU faster < 0 < GPU faster")
+    return figure
+
+
+def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
+    import numpy as np
+
+    keys = [[f"{b:g}|{t:g}" for b in plane.batch] for t in plane.table]
+    grid = np.array([[_or_nan(plane.log2.get(key)) for key in row] for row in keys])
+    image = ax.pcolormesh(grid, cmap="PuOr", norm=norm, edgecolors="white", linewidth=0.8)
+    half = math.log2(1 + plane.band)
+    for i, row in enumerate(keys):
+        for j, key in enumerate(row):
+            _mark_cell(ax, plane, key, j, i, half)
+    if plane.edge is not None:
+        ax.axhline(plane.table.index(plane.edge), color="black", linewidth=2)
+    ax.set_xticks([j + 0.5 for j in range(len(plane.batch))], [f"{b:,.0f}" for b in plane.batch], fontsize=7)
+    ax.set_yticks([i + 0.5 for i in range(len(plane.table))], [format_size(t) for t in plane.table], fontsize=7)
+    ax.set_xlabel("batch")
+    ax.set_ylabel("table size")
+    marks = "dot: measured on both sides" if plane.measured else "no dot: the GPU side is not measured"
+    ax.set_title(f"{_fold(plane.workload)}\n{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu, 50)}\n"
+                 f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}", fontsize=7.5, loc="left")  # fmt: skip
+    return image
+
+
+def _mark_cell(ax: Any, plane: Plane, key: str, column: int, row: int, half: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    value = plane.log2.get(key)
+    x, y = column + 0.5, row + 0.5
+    if value is None:
+        label = "GPU\nfull" if key in plane.log2 else ""
+        ax.add_patch(Rectangle((column, row), 1, 1, facecolor="0.85", hatch="//", edgecolor="0.6", linewidth=0))
+        ax.text(x, y, label, ha="center", va="center", fontsize=6)
+        return
+    if abs(value) < half:
+        ax.add_patch(Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor="black", linewidth=1.2))
+    sign = "= " if abs(value) < half else ""
+    ax.text(
+        x, y, f"{sign}{value:+.1f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 3 else "black"
+    )
+    if key in plane.measured:
+        ax.plot(column + 0.9, row + 0.85, ".", color="black", markersize=3)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
