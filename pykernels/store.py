@@ -267,12 +267,20 @@ def _is_text(data: bytes) -> bool:
 
 def _decode(path: str | Path, data: bytes, warnings: list[str]) -> tuple[list[Line], int]:
     """All lines, and the bytes they take up. A bad last line becomes a warning, an earlier one a UsageError."""
+    with collector_off():
+        try:
+            return _decoder.decode_lines(data), len(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _decode_one_by_one(path, data, warnings)
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """No garbage collection in the block: a hundred thousand living records are scanned over and over else."""
     collecting = gc.isenabled()
-    gc.disable()  # a hundred thousand new objects would be scanned over and over: twice the time
+    gc.disable()
     try:
-        return _decoder.decode_lines(data), len(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_one_by_one(path, data, warnings)
+        yield
     finally:
         if collecting:
             gc.enable()

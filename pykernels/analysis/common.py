@@ -12,7 +12,7 @@ import numpy as np
 from pykernels.errors import UsageError
 from pykernels.measure.stats import SITTING_GAP_S, Estimate, Visit, estimate, merge_sittings, ratio_interval, visit_of
 from pykernels.model import ISA_LEVELS, Crashed, Disturbed, Machine, Measured, Record, Skipped, Wrong
-from pykernels.store import Run
+from pykernels.store import Run, collector_off
 from pykernels.units import higher_is_better
 
 LEVEL_ORDER = ("L1", "L2", "L3", "L4", "DRAM")
@@ -63,6 +63,17 @@ class Campaign(msgspec.Struct, kw_only=True):
     sitting_of: dict[int, int]  # by launch
     source: str = "measured"
     notes: list[str] = []
+
+    def of_run(self, index: int) -> list[CaseSummary]:
+        """Every case that has a value, with the visits of one run only (runs in the order they were given)."""
+        lone = len({launch // _RUN for launch in self.sitting_of}) <= 1
+        usable = [case for case in self.cases.values() if not case.reason]
+        if lone:
+            return usable
+        return [
+            msgspec.structs.replace(case, visits=[visit for visit in case.visits if visit.launch // _RUN == index])
+            for case in usable
+        ]
 
     def ratio(self, above: CaseSummary, below: CaseSummary) -> tuple[float, float, float]:
         """(above / below, low, high): over per-launch ratios, or over sittings where there are three or more; for one
@@ -132,7 +143,8 @@ def campaign(runs: Sequence[Run]) -> Campaign:
     for index, run in enumerate(runs):
         for record in run.records:
             groups.setdefault(record.case_id, []).append((index, record))
-    cases = {case_id: _summary(records, sitting) for case_id, records in groups.items()}
+    with collector_off():
+        cases = {case_id: _summary(records, sitting) for case_id, records in groups.items()}
     notes = []
     if len(runs) > 1 and max(sitting) < 2:
         count = max(sitting) + 1

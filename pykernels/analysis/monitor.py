@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pykernels.analysis.common import CaseSummary
-from pykernels.measure.stats import change_point, variance_split, visit_of
-from pykernels.measure.stats.series import Step
-from pykernels.model import Measured, Record
+from pykernels.analysis.common import Campaign, CaseSummary
+from pykernels.measure.stats import Step, Visit, change_point, variance_split
 from pykernels.store import Run
 from pykernels.units import higher_is_better
 
-
-def find_step(run: Run) -> tuple[Step, list[Record]] | None:
-    """The step that the cases of a run share, in log speed (negative: slower), and the records after it, or None.
-
-    The records are marked by being returned; none is left out of any value."""
-    timed: list[Record] = []
-    logs: list[float] = []
-    for record in sorted(run.records, key=lambda record: record.started):
-        if isinstance(record.outcome, Measured):
-            figure = record.figure
-            visit = visit_of(record.outcome, figure.unit, figure.amount, launch=record.launch, round=record.round)
-            if not visit.disturbed:
-                timed.append(record)
-                logs.append(float(np.log(visit.median)) * (1 if higher_is_better(figure.unit) else -1))
-    names = {case_id: number for number, case_id in enumerate(dict.fromkeys(record.case_id for record in timed))}
-    cases = np.array([names[record.case_id] for record in timed], dtype=np.intp)
-    step = change_point(cases, np.array(logs))
-    return (step, timed[step.index :]) if step else None
+_SPLIT_CASES = 100  #: cases whose variance is split; the median over more would tell no more
 
 
-def steps(runs: Sequence[Run]) -> list[str]:
+def find_step(cases: Iterable[CaseSummary]) -> tuple[Step, list[Visit]] | None:
+    """The step that the cases of a run share, in log speed (negative: slower), and the visits after it, or None.
+
+    The visits are marked by being returned; none is left out of any value."""
+    timed: list[tuple[float, int, float, Visit]] = []
+    for number, case in enumerate(cases):
+        sign = 1 if higher_is_better(case.first.figure.unit) else -1
+        timed += [
+            (visit.started, number, sign * math.log(visit.median), visit)
+            for visit in case.visits
+            if not visit.disturbed
+        ]
+    timed.sort(key=lambda entry: entry[:3])
+    numbers = np.array([entry[1] for entry in timed], dtype=np.intp)
+    step = change_point(numbers, np.array([entry[2] for entry in timed]))
+    return (step, [entry[3] for entry in timed[step.index :]]) if step else None
+
+
+def steps(runs: Sequence[Run], study: Campaign) -> list[str]:
     """A sentence for every run with a step, and one where the machine counted throttling."""
     notes = []
-    for run in runs:
-        found = find_step(run)
+    for index, run in enumerate(runs):
+        found = find_step(study.of_run(index))
         if found:
             step, after = found
             way = "slower" if step.size < 0 else "faster"
             notes.append(
-                f"{run.path}: from visit {step.index + 1} on everything is {abs(np.expm1(step.size)):.1%} {way} "
+                f"{run.path}: from visit {step.index + 1} on everything is {abs(math.expm1(step.size)):.1%} {way} "
                 f"(p {step.p:.3f}): {len(after)} visits after it are kept, and marked"
             )
         counts = [r.conditions.throttle_count for r in run.records if r.conditions.throttle_count is not None]
@@ -54,7 +54,8 @@ def steps(runs: Sequence[Run]) -> list[str]:
 def variance_note(cases: Iterable[CaseSummary]) -> list[str]:
     """Median components over cases with three launches or more, and the plan they suggest."""
     splits = []
-    for case in cases:
+    cases = list(cases)
+    for case in cases[:: max(1, len(cases) // _SPLIT_CASES)]:
         launches: dict[int, list[np.ndarray[tuple[int], np.dtype[np.float64]]]] = {}
         for visit in case.visits:
             if not visit.disturbed:

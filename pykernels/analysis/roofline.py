@@ -186,7 +186,7 @@ def analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None = None) -> R
         levels=levels,
         not_drawn=[NotDrawn(i, case.reason) for i, case in sorted(study.cases.items()) if case.reason] + unplaced,
     )
-    notes = [*study.notes, *steps(runs), *intensity.notes(sweeps, ceilings), *variance_note(ceilings)]
+    notes = [*study.notes, *steps(runs, study), *intensity.notes(sweeps, ceilings), *variance_note(ceilings)]
     answer.__dict__["detail"] = Detail(
         roofs=details, points=points, sweeps=sweeps, curves=curves, notes=notes, launches=study.launches,
         source=study.source,

@@ -12,7 +12,6 @@ import numpy as np
 
 from pykernels.measure.stats.intervals import (
     Interval,
-    bootstrap,
     launch_interval,
     median,
     merge_sittings,
@@ -38,17 +37,13 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     values: NDArray[np.float64]
     total: int
+    median: float  # of the clean values; nan where there is none
     backward: int = 0  # samples of no or negative length: the clock went backwards
 
     @property
     def disturbed(self) -> bool:
         """Under half of the samples are clean."""
         return 2 * self.values.size < self.total or self.values.size == 0
-
-    @property
-    def median(self) -> float:
-        """Median of the clean values."""
-        return median(self.values)
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,17 +72,33 @@ def clean_mask(samples_s: NDArray[np.float64], cpu_over_wall: Sequence[float]) -
     return good
 
 
+def _plainly_clean(samples_s: Sequence[float], cpu_over_wall: Sequence[float]) -> bool:
+    """What most visits are, told without making arrays."""
+    if not samples_s or min(samples_s) <= 0 or not math.isfinite(sum(samples_s)):
+        return False
+    return not cpu_over_wall or min(cpu_over_wall) >= CLEAN
+
+
 def visit_of(
     outcome: Measured | Disturbed, unit: str, amount: float, *, launch: int, round: int, started: float = 0.0
 ) -> Visit:
     """The visit's clean values in `unit` for `amount` per call, in the order they were taken."""
     seconds = np.asarray(outcome.samples_s, dtype=np.float64)
-    good = clean_mask(seconds, outcome.cpu_over_wall)
-    kept = seconds[good]
+    kept, backward = seconds, 0
+    if not _plainly_clean(outcome.samples_s, outcome.cpu_over_wall):
+        kept = seconds[clean_mask(seconds, outcome.cpu_over_wall)]
+        backward = int(seconds.size - np.count_nonzero(seconds > 0))
     one = value_of(unit, amount, 1.0)
     values = one / kept if higher_is_better(unit) else one * kept
-    backward = int(seconds.size - np.count_nonzero(seconds > 0))
-    return Visit(launch=launch, round=round, started=started, values=values, total=seconds.size, backward=backward)
+    return Visit(
+        launch=launch,
+        round=round,
+        started=started,
+        values=values,
+        total=seconds.size,
+        backward=backward,
+        median=median(values) if values.size else math.nan,
+    )
 
 
 def estimate(visits: Iterable[Visit], *, higher: bool = True, sittings: Mapping[int, int] | None = None) -> Estimate:
@@ -135,10 +146,34 @@ def _over_sittings(values: Mapping[int, float], sittings: Mapping[int, int], hig
 
 
 def _wanders(launches: Sequence[Sequence[NDArray[np.float64]]], half: float) -> bool:
-    """True where resampling within the launches moves the estimate further than the launches differ."""
-    spreads = [float(np.log(bootstrap(visits)).std()) for visits in launches]
-    within = 1.96 * math.sqrt(sum(spread**2 for spread in spreads)) / len(spreads)
+    """True where what happens inside the launches moves the estimate more than they differ: then they agree by luck."""
+    within = 1.96 * math.sqrt(sum(_launch_error(visits) ** 2 for visits in launches)) / len(launches)
     return within > max(half, _UNSTEADY)
+
+
+def _launch_error(visits: Sequence[NDArray[np.float64]]) -> float:
+    """Relative standard error of one launch's value from within: batch medians of its visits, or of blocks of samples
+    long enough to outlast their correlation."""
+    if len(visits) >= 5:
+        batches = np.array([median(visit) for visit in visits])
+        return _batch_error(batches)
+    return math.sqrt(sum(_batch_error(_block_medians(visit)) ** 2 for visit in visits)) / len(visits)
+
+
+def _block_medians(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    block = max(1, math.isqrt(samples.size))
+    whole = samples[: samples.size // block * block].reshape(-1, block)
+    medians: NDArray[np.float64] = np.sort(whole, axis=1)[:, block // 2]
+    return medians
+
+
+def _batch_error(batches: NDArray[np.float64]) -> float:
+    n = batches.size
+    if n < 2:
+        return 0.0
+    mean = float(batches.sum()) / n
+    offset = batches - mean
+    return math.sqrt(float(offset @ offset) / (n - 1) / n) / mean
 
 
 def case_estimate(records: Iterable[Record]) -> Estimate:

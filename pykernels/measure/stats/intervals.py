@@ -102,14 +102,14 @@ def within_process(visits: Sequence[NDArray[np.float64]], *, confidence: float =
 
     It knows nothing of what differs between processes, and is labelled `within-process`."""
     value = median(np.array([median(visit) for visit in visits]))
-    draws = bootstrap(visits)
+    draws = _bootstrap(visits)
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return _interval(value, min(float(low), value), max(float(high), value), 1, value, "within-process",
                      "block bootstrap", confidence)  # fmt: skip
 
 
-def bootstrap(visits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _bootstrap(visits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Resampled medians of one launch: whole visits where there are five or more, else blocks within each visit."""
     rng = np.random.default_rng(0)  # the same records give the same interval
     if len(visits) >= 5:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 10  #: samples to a point of the regime test: short enough to see a switch inside a visit
 _MIN_GAP = math.log(1.10)  #: regimes nearer to each other than this are spread, not regimes
+_BINS = 2000  #: points of the change-point monitor at most
 _MIN_SHARE = 0.2  #: a regime holds at least this share of the points
 
 
@@ -30,7 +31,10 @@ def regimes(launches: Sequence[Sequence[NDArray[np.float64]]]) -> tuple[float, .
     `launches` holds each launch's visits, each a positive array of samples. The gap between the best two clusters, over
     their spread, is held against what as many normal points as there are launches show by chance (the launches are the
     independent ones), so that launch-to-launch spread alone is called two regimes in under 5% of cases."""
-    points = np.log(_points(launches))
+    flat = [visit for launch in launches for visit in launch if visit.size]
+    if not flat or max(float(v.max()) for v in flat) < math.exp(_MIN_GAP) * min(float(v.min()) for v in flat):
+        return ()
+    points = np.log(_points(flat))
     if points.size < 5 or points[-1] - points[0] < _MIN_GAP:
         return ()
     ratio, cut = _best_split(points[None, :])
@@ -43,16 +47,16 @@ def regimes(launches: Sequence[Sequence[NDArray[np.float64]]]) -> tuple[float, .
     return float(np.exp(np.median(low))), float(np.exp(np.median(high)))
 
 
-def _points(launches: Sequence[Sequence[NDArray[np.float64]]]) -> NDArray[np.float64]:
+def _points(visits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Medians of short runs of consecutive samples, sorted."""
     found = []
-    for visit in (visit for launch in launches for visit in launch):
+    for visit in visits:
         whole = visit.size // _BLOCK * _BLOCK
         if whole:
             found.append(np.median(visit[:whole].reshape(-1, _BLOCK), axis=1))
         else:
             found.append(np.median(visit, keepdims=True))
-    return np.sort(np.concatenate(found)) if found else np.empty(0)
+    return np.sort(np.concatenate(found))
 
 
 def _best_split(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -174,18 +178,19 @@ def change_point(
     if n < 20:
         return None
     residual = _residuals(case, logs)
-    block = block or max(4, n // 40)
-    excursion, index = _cusum(residual[None, :])
+    bins = np.array_split(residual, min(n, _BINS))  # a long run is looked at in bins, which cost no power
+    series = residual if n <= _BINS else np.array([part.mean() for part in bins])
+    excursion, index = _cusum(series[None, :])
+    block = block or max(4, series.size // 40)
     rng = np.random.default_rng(0)
-    blocks = np.array_split(np.arange(n), -(-n // block))
+    blocks = np.array_split(np.arange(series.size), -(-series.size // block))
     orders = np.stack([np.concatenate([blocks[k] for k in rng.permutation(len(blocks))]) for _ in range(permutations)])
-    chance, _ = _cusum(residual[orders])
+    chance, _ = _cusum(series[orders])
     p = (1 + int(np.count_nonzero(chance >= excursion[0]))) / (1 + permutations)
     if p > alpha:
         return None
-    after = int(index[0])
-    size = float(_mean_step(case, logs, after))
-    return Step(after, size, p)
+    after = sum(part.size for part in bins[: int(index[0])]) if n > _BINS else int(index[0])
+    return Step(after, _mean_step(case, logs, after), p)
 
 
 def _residuals(case: NDArray[np.intp], logs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -217,9 +222,10 @@ def _cusum(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _mean_step(case: NDArray[np.intp], logs: NDArray[np.float64], index: int) -> float:
-    """Median over cases of (median after - median before)."""
+    """Median over cases of (median after - median before); at most a few hundred cases are looked at."""
+    numbers = np.unique(case)
     steps = []
-    for number in np.unique(case):
+    for number in numbers[:: max(1, numbers.size // 200)]:
         mine = case == number
         before, after = logs[:index][mine[:index]], logs[index:][mine[index:]]
         if before.size and after.size:

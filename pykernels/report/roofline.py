@@ -1,0 +1,238 @@
+"""`pykernels roofline` as text and as pictures. Pure: an analysis in, text and files out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pykernels.analysis.hierarchy import Level
+from pykernels.analysis.roofline import Point, Ridge, Roof, RoofDetail, Roofline
+from pykernels.report.table import count, paragraph, percent, table, value_and_interval
+from pykernels.units import format_size
+
+_SHOWN = 3  #: case ids listed for each reason of not being drawn
+
+
+def text(roofline: Roofline, width: int = 100) -> str:
+    """The whole answer: a table of roofs for each team of threads, ridge points, kernels, knee loss, capacities, what is
+    not drawn and why, and what went on during the run."""
+    parts = [_heading(roofline, width)]
+    for key, rows in _teams(roofline).items():
+        parts.append(_team(key, rows, width))
+    parts += [_ridges(roofline.ridges, width), _points(roofline.detail.points, width), _fits(roofline, width)]
+    parts += [_levels(roofline.levels, width), _not_drawn(roofline, width), _closing(roofline, width)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def draw(roofline: Roofline, path: Path | str) -> list[Path]:
+    """Write the pictures (.png or .svg by the suffix of `path`) and return their paths; see `figure.draw`."""
+    from pykernels.report import figure
+
+    return figure.draw(roofline, Path(path))
+
+
+def _heading(roofline: Roofline, width: int) -> str:
+    machine, detail = roofline.machine, roofline.detail
+    name = " ".join(machine.cpu_model.split()) or machine.arch
+    facts = [name, machine.microarchitecture, count(len(machine.cores), "core")]
+    facts += [gpu.name for gpu in machine.gpus] + ([f"guest of {machine.hypervisor}"] if machine.hypervisor else [])
+    source = "" if detail.source == "measured" else f"   ({detail.source}, not measured)"
+    return paragraph(", ".join(fact for fact in facts if fact) + source, width)
+
+
+# --------------------------------------------------------------------------------------------------------------- roofs
+
+
+def _teams(roofline: Roofline) -> dict[tuple[str, int, str], list[tuple[Roof, RoofDetail]]]:
+    """Roofs by (domain, threads, ISA), in the order of the analysis."""
+    teams: dict[tuple[str, int, str], list[tuple[Roof, RoofDetail]]] = {}
+    extras = roofline.detail.roofs
+    for number, roof in enumerate(roofline.roofs):
+        extra = extras[number] if extras else RoofDetail(case_id="", drawn=True, stops={}, contended=0.0)
+        teams.setdefault((roof.domain, roof.threads, roof.isa), []).append((roof, extra))
+    return teams
+
+
+def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width: int) -> str:
+    domain, threads, isa = key
+    common = Counter((roof.scope, roof.interval, roof.launches) for roof, _ in rows).most_common(1)[0][0]
+    where = domain if domain.startswith("gpu") else f"{domain}, {count(threads, 'thread')}"
+    head = ", ".join(part for part in (where, isa) if part)
+    labels = "/".join(dict.fromkeys(roof.label for roof, _ in rows))
+    head += f"   {labels}, {_basis(*common)}"
+    pages = {roof.pages for roof, _ in rows}
+    shares = any(extra.share for _, extra in rows)
+    cycles = any(extra.per_cycle for _, extra in rows)
+    columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
+    columns += (["share of"] if shares else []) + (["per core cycle"] if cycles else [])
+    lines, notes = [], []
+    for roof, extra in rows:
+        name = _name(roof, pages)
+        value, interval = value_and_interval(roof.value, roof.low, roof.high)
+        best, _ = value_and_interval(roof.best, roof.low, roof.high)
+        line = [name, value, roof.unit, interval, best]
+        line += [f"{percent(extra.share)} {extra.share_label}" if extra.share else ""] if shares else []
+        line += [_per_cycle(roof, extra)] if cycles else []
+        lines.append(line)
+        notes += _notes(name, roof, common)
+    body = table(columns, lines, width, right=(1, 4, len(columns) - 1) if cycles else (1, 4))
+    return "\n".join([paragraph(head, width), body, *(paragraph(f"! {note}", width, indent="  ") for note in notes)])
+
+
+def _basis(scope: str, interval: str, launches: int) -> str:
+    if scope == "within-process":
+        return "within-process, 95% block bootstrap of 1 launch"
+    if scope == "machine":
+        return f"this machine, 95% {interval}, {count(launches, 'launch', 'launches')}"
+    return f"this sitting, 95% {interval}, {count(launches, 'launch', 'launches')}"
+
+
+def _name(roof: Roof, pages: set[str]) -> str:
+    parts = [roof.dtype if roof.kind == "compute" else roof.level, roof.op]
+    if roof.row_bytes:
+        parts.append(f"{format_size(roof.row_bytes)} rows")
+    if len(pages) > 1 and roof.pages != "huge":
+        parts.append(roof.pages)
+    return " ".join(part for part in parts if part) or roof.kind
+
+
+def _per_cycle(roof: Roof, extra: RoofDetail) -> str:
+    if not extra.per_cycle:
+        return ""
+    unit = {"GB/s": "B", "GFLOP/s": "FLOP", "GOP/s": "OP"}[roof.unit]
+    return f"{extra.per_cycle:.3g} {unit}"
+
+
+def _notes(name: str, roof: Roof, common: tuple[str, str, int]) -> list[str]:
+    notes = [f"{name}: {flag}" for flag in roof.flags if flag not in ("mixture", "two regimes")]
+    if "mixture" in roof.flags:
+        more = "; no roof, no ridge" if roof.level == "DRAM" else ""
+        notes.append(f"{name}: mixture: {format_size(roof.working_set)} is not well inside one level{more}")
+    if roof.regimes:
+        both = " and ".join(value_and_interval(mode, roof.low, roof.high)[0] for mode in roof.regimes)
+        notes.append(f"{name}: two regimes: {both} {roof.unit}")
+    if (roof.scope, roof.interval, roof.launches) != common:
+        notes.append(f"{name}: {_basis(roof.scope, roof.interval, roof.launches)}")
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------------ everything else
+
+
+def _ridges(ridges: list[Ridge], width: int) -> str:
+    if not ridges:
+        return ""
+    rows = []
+    for ridge in ridges:
+        value, interval = value_and_interval(ridge.value, ridge.low, ridge.high)
+        team = ridge.device if ridge.device.startswith("gpu") else f"{ridge.device}*{ridge.threads}"
+        rows.append([team, ridge.isa, ridge.dtype, f"{ridge.level} {ridge.op}", value, interval, ridge.unit])
+    columns = ["ridge point", "", "peak", "bandwidth", "value", "95% interval", "unit"]
+    return table(columns, rows, width, right=(4,))
+
+
+def _points(points: list[Point], width: int) -> str:
+    if not points:
+        return ""
+    rows = []
+    for point in points:
+        value, interval = value_and_interval(point.value, point.low, point.high)
+        share = f"{percent(point.share)} [{percent(point.share_low)}, {percent(point.share_high)}]"
+        team = point.device if point.device.startswith("gpu") else f"{point.device}*{point.threads}"
+        rows.append(
+            [
+                f"{point.name} {point.dtype}",
+                team,
+                f"{point.intensity:.3g}",
+                value,
+                point.unit,
+                interval,
+                share,
+                point.roof,
+            ]
+        )
+    columns = ["kernel", "", "FLOP/byte", "value", "unit", "95% interval", "share of its roof", ""]
+    notes = [paragraph(f"! {point.name}: {flag}", width, indent="  ") for point in points for flag in point.flags]
+    return "\n".join([table(columns, rows, width, right=(2, 3)), *notes])
+
+
+def _fits(roofline: Roofline, width: int) -> str:
+    if not roofline.fit:
+        return ""
+    rows = []
+    for fit in roofline.fit:
+        interval = f"[{percent(fit.low)}, {percent(fit.high)}]"
+        rows.append(
+            [
+                f"{fit.level} {fit.dtype}",
+                f"{fit.domain}*{fit.threads}",
+                fit.isa,
+                percent(fit.knee_loss),
+                interval,
+                str(fit.points),
+            ]
+        )
+    columns = ["lost at the ridge", "", "", "knee loss", "95% interval", "points"]
+    return table(columns, rows, width, right=(3, 5))
+
+
+def _levels(levels: list[Level], width: int) -> str:
+    if not levels:
+        return ""
+    words = {True: "agrees", False: "DISAGREES", None: "not seen"}
+    rows = [
+        [level.level, format_size(level.os_bytes), _size(level.bandwidth_bytes), _size(level.chase_bytes),
+         f"[{_size(level.low)}, {_size(level.high)}]" if level.high else "-", words[level.agrees]]
+        for level in levels
+    ]  # fmt: skip
+    columns = ["capacity", "by the OS", "by bandwidth", "by latency", "bracket", ""]
+    body = table(columns, rows, width)
+    said = [
+        paragraph(f"! {level.level} breaks between {format_size(level.low)} and {format_size(level.high)}, but the OS "
+                  f"states {format_size(level.os_bytes)}", width, indent="  ")
+        for level in levels if level.agrees is False
+    ]  # fmt: skip
+    return "\n".join([body, *said])
+
+
+def _size(nbytes: int) -> str:
+    return format_size(nbytes) if nbytes else "-"
+
+
+def _not_drawn(roofline: Roofline, width: int) -> str:
+    reasons: dict[str, list[str]] = {}
+    for case in roofline.not_drawn:
+        reasons.setdefault(case.reason, []).append(case.case_id)
+    if not reasons:
+        return ""
+    lines = [f"not drawn: {len(roofline.not_drawn)}"]
+    for reason, ids in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        lines.append(paragraph(f"{len(ids)}  {reason}", width, indent="  "))
+        lines += [f"       {case_id}" for case_id in ids[:_SHOWN]]
+        if len(ids) > _SHOWN:
+            lines.append(f"       and {len(ids) - _SHOWN} more (--json lists them)")
+    return "\n".join(lines)
+
+
+def _closing(roofline: Roofline, width: int) -> str:
+    """Contended share, stop reasons, and the notes of the run."""
+    extras = roofline.detail.roofs
+    lines = []
+    if extras:
+        worst = max(extras, key=lambda extra: extra.contended)
+        mean = sum(extra.contended for extra in extras) / len(extras)
+        if worst.contended > 0:
+            lines.append(
+                f"contended samples, kept out of the values: {percent(mean)}, at most {percent(worst.contended)} ({worst.case_id})"
+            )
+        else:
+            lines.append("contended samples: none")
+        stops = Counter[str]()
+        for extra in extras:
+            stops.update(extra.stops)
+        if stops:
+            words = {"target": "interval reached its target", "budget": "time was up", "max_samples": "enough samples"}
+            said = ", ".join(f"{words.get(stop, stop)} ({number})" for stop, number in stops.most_common())
+            lines.append(f"visits ended because: {said}")
+    lines += roofline.detail.notes
+    return "\n".join(paragraph(line, width) for line in lines)
