@@ -22,6 +22,7 @@
 #define PK_VECTOR_BYTES 32
 #elif defined(__ARM_FEATURE_SVE_BITS) && __ARM_FEATURE_SVE_BITS > 0
 #define PK_VECTOR_BYTES (__ARM_FEATURE_SVE_BITS / 8)
+#define PK_SVE 1
 #else
 #define PK_VECTOR_BYTES 16
 #endif
@@ -90,8 +91,8 @@ PK_VEC void stream_store(void* p, V v) {
 #endif
 #if defined(__x86_64__)
   { static_assert(sizeof(V) == 16); _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v); }
-#elif defined(__ARM_FEATURE_SVE)
-  { svstnt1_u8(svptrue_b8(), static_cast<uint8_t*>(p), (svuint8_t)v); }
+#elif defined(PK_SVE)
+  { svstnt1_s32(svptrue_b32(), static_cast<int32_t*>(p), (svint32_t)(i32v)v); }
 #else  // stnp stores a pair: the two halves of one vector
   { asm volatile("stnp %d0, %d1, [%2]" : : "w"(v), "w"(vextq_u8((uint8x16_t)v, (uint8x16_t)v, 8)), "r"(p) : "memory"); }
 #endif
@@ -113,6 +114,10 @@ template <class V>
 PK_VEC void consume(V& v) { asm volatile("" : "+" PK_REG(v)); }
 // Says that memory may have changed: loads before and after are different loads.
 PK_VEC void forget_memory() { asm volatile("" ::: "memory"); }
+
+// One group of a panel (a float, a pair of bf16, four int8: 4 or 8 bytes) in every lane.
+template <class V>
+PK_VEC V broadcast_group(const element<V>* p) { return *p - V{}; }
 
 // ----------------------------------------------------------------------------------------------- arithmetic
 
@@ -166,5 +171,82 @@ template <class V>
 PK_VEC element<V> hmax(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }); }
 template <class V>
 PK_VEC element<V> hmin(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }); }
+
+// --------------------------------------------------------------------------------------------- dot products
+
+// acc[i] += a[2i] b[2i] + a[2i+1] b[2i+1] of bf16 pairs, as the CPU rounds it.
+#if defined(__AVX512BF16__)
+#define PK_HAS_BF16_DOT 1
+PK_VEC f32v dot_bf16(f32v acc, i32v a, i32v b) {
+  return (f32v)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) && defined(PK_SVE)
+#define PK_HAS_BF16_DOT 1
+PK_VEC f32v dot_bf16(f32v acc, i32v a, i32v b) {
+  return (f32v)svbfdot_f32((svfloat32_t)acc, svreinterpret_bf16_s32((svint32_t)a), svreinterpret_bf16_s32((svint32_t)b));
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define PK_HAS_BF16_DOT 1
+PK_VEC f32v dot_bf16(f32v acc, i32v a, i32v b) {
+  return (f32v)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)a, (bfloat16x8_t)b);
+}
+#else
+#define PK_HAS_BF16_DOT 0
+#endif
+
+// acc[i] += sum over j < 4 of a[4i+j] b[4i+j], a unsigned and b signed bytes. Without VNNI the pairs pass through 16 bits
+// with saturation, so it is exact for a <= 127 only. PK_HAS_INT8_DOT: 2 where one instruction does it, 1 where three do.
+#if defined(__AVX512VNNI__)
+#define PK_HAS_INT8_DOT 2
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  return (i32v)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
+}
+#elif defined(__AVX512BW__)
+#define PK_HAS_INT8_DOT 1
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  const __m512i pairs = _mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+  return acc + (i32v)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+}
+#elif defined(__AVX2__)
+#define PK_HAS_INT8_DOT 1
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+  return acc + (i32v)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#elif defined(__SSSE3__)
+#define PK_HAS_INT8_DOT 1
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  const __m128i pairs = _mm_maddubs_epi16((__m128i)a, (__m128i)b);
+  return acc + (i32v)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+}
+#elif defined(__ARM_FEATURE_MATMUL_INT8) && defined(PK_SVE)
+#define PK_HAS_INT8_DOT 2
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  return (i32v)svusdot_s32((svint32_t)acc, svreinterpret_u8_s32((svint32_t)a), svreinterpret_s8_s32((svint32_t)b));
+}
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define PK_HAS_INT8_DOT 2
+PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
+  return (i32v)vusdotq_s32((int32x4_t)acc, (uint8x16_t)a, (int8x16_t)b);
+}
+#else
+#define PK_HAS_INT8_DOT 0
+#endif
+
+// ---------------------------------------------------------------------------------------------------- AMX tiles
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define PK_HAS_AMX 1
+// All eight tiles 16 rows of 64 bytes.
+PK_VEC void amx_open() {
+  struct alignas(64) { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } config{};
+  config.palette = 1;
+  for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
+  _tile_loadconfig(&config);
+}
+PK_VEC void amx_close() { _tile_release(); }
+#else
+#define PK_HAS_AMX 0
+#endif
 
 }  // namespace pk
