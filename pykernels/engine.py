@@ -94,11 +94,9 @@ class Summary(msgspec.Struct, kw_only=True):
 
 def make_header(plan: Plan, *, source: str = "measured", started: float | None = None) -> Header:
     """The run file's first line for a plan."""
-    from pykernels import __version__
-    from pykernels.backends.native import compiler_and_flags
+    from pykernels import __version__, _core
 
     sweep = plan.sweep
-    compiler, flags = compiler_and_flags()
     return Header(
         pykernels=__version__,
         started=datetime.datetime.fromtimestamp(started or time.time(), datetime.UTC).isoformat(timespec="seconds"),
@@ -111,8 +109,8 @@ def make_header(plan: Plan, *, source: str = "measured", started: float | None =
         budget_s=sweep.budget_s,
         machine=plan.machine,
         versions={"python": platform.python_version(), "numpy": _version("numpy"), "numba": _version("numba")},
-        compiler=compiler,
-        flags=flags,
+        compiler=_core.COMPILER,
+        flags="; ".join(f"{isa}: {flags}" for isa, flags in _core.FLAGS.items()),
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         source=source,
     )

@@ -65,12 +65,8 @@ def _levels() -> dict[str, str]:
 def _variants() -> dict[str, str]:
     from pykernels.backends.native import table
 
-    machine = _machine()
-    rows: dict[str, list[str]] = {}
-    for entry in table(registry.backend("native").isas(machine)[-1]):
-        key = " ".join(filter(None, (entry["kernel"], entry["op"], entry["dtype"])))
-        rows.setdefault(key, []).append(entry["variant"])
-    return {key: ", ".join(names) for key, names in rows.items()}
+    entries = table(registry.backend("native").isas(_machine())[-1])
+    return {" ".join(filter(None, key)): ", ".join(entry.variant for entry in found) for key, found in entries.items()}
 
 
 def _machine() -> Machine:

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 CONTENDED = 0.98
 #: a visit with a smaller share of clean samples is Disturbed
 CLEAN_SHARE = 0.5
+#: a visit among contended samples may last this many times its budget
+PATIENCE = 3
 
 
 class Settings(msgspec.Struct, frozen=True):
     """Aim of a visit: samples of about `sample_s` (at least 1,000 clock steps), `visit_s` in all, stop early once the
-    median is known to `target` (relative half width, within this visit only)."""
+    median is known to `target` (relative half width, within this visit only). Where fewer than `min_samples` were
+    clean by then, the visit goes on for up to PATIENCE times as long."""
 
     sample_s: float = 1e-3
     visit_s: float = 0.08
@@ -57,7 +60,8 @@ def collect(runner: Runner, settings: Settings, *, clock: Callable[[], float] = 
         if relative_half_width(samples) <= settings.target:
             stop = "target"
             break
-        if clock() - started >= settings.visit_s:
+        patience = 1 if sum(clean_mask(samples)) >= settings.min_samples else PATIENCE
+        if clock() - started >= settings.visit_s * patience:
             stop = "budget"
             break
     return judge(samples, stop)
