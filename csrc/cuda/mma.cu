@@ -1,6 +1,7 @@
 // Tensor pipes by warp-level mma.sync: the rate of dependent chains, four to a warp, with operands in registers.
 //
 // Operands: a (in: M x K, row-major), b (in: CHAINS x N x K), out (tiles x M x N, accumulator type). dims: tiles, depth.
+// The op is the instruction's shape.
 // Every tile is out = depth * a * (b_0 + ... + b_3)^T, one warp each, so one small product checks them all.
 // Where wgmma or tcgen05 exist mma.sync is not the tensor peak; the cuBLASLt GEMM beside it is the envelope.
 // Fragment layouts: PTX ISA, "Matrix fragments for mma". g = lane / 4, t = lane % 4, U elements a register.
@@ -109,18 +110,18 @@ template <class S> PK_DEV void mma_tiles(const pk_args& args) {
   }
 }
 
-PK_ENTRY(mma, , fp16, m16n8k8, 75, 256, SM(1, 2, 3), ptx, (mma_tiles<fp16_k8>(a)))
-PK_ENTRY(mma, , int8, m8n8k16, 75, 256, SM(1, 2, 3), ptx, (mma_tiles<int8_k16>(a)))
+PK_ENTRY(mma, m16n8k8, fp16, chains4, 75, 256, SM(1, 2, 3), ptx, (mma_tiles<fp16_k8>(a)))
+PK_ENTRY(mma, m8n8k16, int8, chains4, 75, 256, SM(1, 2, 3), ptx, (mma_tiles<int8_k16>(a)))
 #if PK_ARCH >= 80
-PK_ENTRY(mma, , fp16, m16n8k16, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<fp16_k16>(a)))
-PK_ENTRY(mma, , bf16, m16n8k16, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<bf16_k16>(a)))
-PK_ENTRY(mma, , tf32, m16n8k8, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<tf32_k8>(a)))
-PK_ENTRY(mma, , int8, m16n8k32, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<int8_k32>(a)))
-PK_ENTRY(mma, , fp64, m8n8k4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<fp64_k4>(a)))
+PK_ENTRY(mma, m16n8k16, fp16, chains4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<fp16_k16>(a)))
+PK_ENTRY(mma, m16n8k16, bf16, chains4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<bf16_k16>(a)))
+PK_ENTRY(mma, m16n8k8, tf32, chains4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<tf32_k8>(a)))
+PK_ENTRY(mma, m16n8k32, int8, chains4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<int8_k32>(a)))
+PK_ENTRY(mma, m8n8k4, fp64, chains4, 80, 256, SM(1, 2, 3), ptx, (mma_tiles<fp64_k4>(a)))
 #endif
 #if PK_ARCH >= 89
-PK_ENTRY(mma, , fp8, m16n8k32, 89, 256, SM(1, 2, 3), ptx, (mma_tiles<e4m3_k32>(a)))
+PK_ENTRY(mma, m16n8k32, fp8, chains4, 89, 256, SM(1, 2, 3), ptx, (mma_tiles<e4m3_k32>(a)))
 #endif
 #if PK_ARCH >= 90
-PK_ENTRY(mma, , fp64, m16n8k16, 90, 256, SM(1, 2, 3), ptx, (mma_tiles<fp64_k16>(a)))
+PK_ENTRY(mma, m16n8k16, fp64, chains4, 90, 256, SM(1, 2, 3), ptx, (mma_tiles<fp64_k16>(a)))
 #endif

@@ -1,7 +1,7 @@
 """The CUDA backend: kernels of `csrc/cuda` on `gpu:N`, and what has no kernel (link copies, launch floors, library GEMM).
 
-Modes of a placement: `` (steady: calls back to back in one span), `cold` (L2 overwritten before every call), `burst`
-(short samples with gaps), `sustained` (after a second of load). Launch paths: `` (a graph of calls), `plain`. Ends: G0
+Modes of a placement: `` (steady: calls back to back in one span), `cold` (L2 overwritten before every call),
+`burst` (short samples with gaps), `sustained` (after a second of load). Launch paths: `` (a graph of calls), `plain`. Ends: G0
 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through `cuda_driver.Device`.
 """
 
@@ -100,25 +100,25 @@ class CudaBackend:
         """No such GPU, a missing package, a mode or end that does not exist, too little memory, or no kernel for it."""
         placement = case.placement
         if not placement.device.startswith("gpu"):
-            return Skipped("cuda runs on GPUs only", hint='write on = ["gpu:0"]')
+            return Skipped(reason="cuda runs on GPUs only", hint='write on = ["gpu:0"]')
         try:
             device = gpus.find(machine, placement.device)
             ends_of(placement)
         except PykernelsError as error:
-            return Skipped(error.message, error.hint)
+            return Skipped(reason=error.message, hint=error.hint)
         if device is None:
             there = ", ".join(f"gpu:{gpu.index}" for gpu in machine.gpus)
             reason = f"there is no {placement.device}" + (f" (there is {there})" if there else f": {gpus.why_none()}")
-            return Skipped(reason, hint="pykernels check")
+            return Skipped(reason=reason, hint="pykernels check")
         if placement.mode not in MODES or placement.launch not in PATHS:
-            return Skipped(f'no mode "{placement.mode}" with launch path "{placement.launch}" on GPUs')
+            return Skipped(reason=f'no mode "{placement.mode}" with launch path "{placement.launch}" on GPUs')
         return self.missing(device) or _does_not_fit(case, device)
 
     def missing(self, device: Gpu) -> Skipped | None:
         """The package without which nothing runs, and the command that installs it."""
         wheel = f'pip install "pykernels[{"cuda12" if device.driver.startswith("CUDA 12") else "cuda13"}]"'
         reason = missing_cupy() or ("" if _has("cuda.core") else "cuda-core is not installed")
-        return Skipped(reason, hint=wheel) if reason else None
+        return Skipped(reason=reason, hint=wheel) if reason else None
 
     def isas(self, machine: Machine) -> tuple[str, ...]:
         """The architecture is the device's: not an axis."""
@@ -158,12 +158,14 @@ def _does_not_fit(case: Case, device: Gpu) -> Skipped | None:
         known, fits = candidates(case), candidates(case, device.compute_capability)
         if known and not fits:
             least = min(entry.arch for entry in known)
-            return Skipped(f"needs compute capability {least / 10}; {device.name} has {device.compute_capability}")
+            return Skipped(
+                reason=f"needs compute capability {least / 10}; {device.name} has {device.compute_capability}"
+            )
     ends, _ = ends_of(case.placement)
     needed = case.problem.working_set()
     if ends.table in ("device", "managed") and device.memory_bytes and needed > device.memory_bytes:
         have = format_size(device.memory_bytes)
-        return Skipped(f"its operands take {format_size(needed)}, {device.name} has {have}")
+        return Skipped(reason=f"its operands take {format_size(needed)}, {device.name} has {have}")
     return None
 
 

@@ -1,8 +1,8 @@
 """One case of a csrc/cuda kernel on a device: operands, launches, and timed spans.
 
-Device time comes from events around a span that was queued whole before its clock starts (a gate kernel holds the stream,
-with a time limit of its own, so that no error can leave it holding). Host time comes from a second, ungated turn, from
-the first call to the end of a synchronisation. The SM clock comes from two tiny kernels around the span.
+Device time comes from events around a span that was queued whole before its clock starts (a gate kernel holds the
+stream, with a time limit of its own, so that no error can leave it holding). Host time comes from a second, ungated
+turn, from the first call to the end of a synchronisation. The SM clock comes from two tiny kernels around the span.
 """
 
 from __future__ import annotations
@@ -190,15 +190,21 @@ class Operands:
         if recipe.distribution == "host":
             self.device.write(buffer, self.problem.host_input(operand.name))
             return
-        kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
-        dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
-        self.session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
+        fill_operand(self.session, operand, buffer)
 
     def close(self) -> None:
         """Give everything back."""
         for buffer in (*self.buffers.values(), *self.pinned.values()):
             self.device.free(buffer)
         self.buffers, self.pinned = {}, {}
+
+
+def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
+    """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
+    recipe = operand.recipe
+    kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
+    dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
+    session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
 
 
 class KernelRunner:
@@ -297,11 +303,14 @@ class KernelRunner:
         self._launch(1)
         self.operands.leave()
 
+    def _call_often(self, count: int) -> None:
+        for _ in range(count):
+            self._call()
+
     def _calls(self, count: int) -> None:
         """Queue `count` calls by the placement's launch path."""
         if self.session.placement.launch == "plain":
-            for _ in range(count):
-                self._call()
+            self._call_often(count)
             return
         for nodes in (*[GRAPH_NODES] * (count // GRAPH_NODES), count % GRAPH_NODES):
             if nodes:
@@ -312,7 +321,7 @@ class KernelRunner:
         if nodes not in self._graphs:
             for old in [size for size in self._graphs if size != GRAPH_NODES]:
                 self.device.drop(self._graphs.pop(old))
-            self._graphs[nodes] = self.device.capture(lambda: [self._call() for _ in range(nodes)] and None)
+            self._graphs[nodes] = self.device.capture(lambda: self._call_often(nodes))
         return self._graphs[nodes]
 
     def _steady(self, reps: int) -> tuple[float, float]:

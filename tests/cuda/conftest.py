@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from fake_gpu import FACTS, FakeDevice, Script
@@ -27,7 +27,7 @@ def nvrtc() -> str:
 
 
 @pytest.fixture
-def fake_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CudaSession]]:
+def fake_session(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CudaSession]:
     """Opens sessions on a fake device; kernels run on the host, so nothing is compiled for a GPU."""
 
     def no_compile(name: str, arch: str, defines: tuple[str, ...] = ()) -> cuda_compile.Cubin:
@@ -43,4 +43,4 @@ def fake_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cuda
         backend = cuda.CudaBackend(lambda index: FakeDevice(index, script, facts))
         return backend.open(place, None)  # type: ignore[arg-type]
 
-    yield open_session
+    return open_session

@@ -1,4 +1,4 @@
-"""Every csrc/cuda kernel of every problem, run on the host shim through the backend, against the problem's reference."""
+"""Every csrc/cuda kernel, run on the host shim through the backend, against its problem's reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import pytest
 from pykernels.backends import cuda_table
 from pykernels.backends.cuda import CudaSession
 from pykernels.kernels import random as pk_random
+from pykernels.kernels.fma import Fma
+from pykernels.kernels.launch import LaunchFloor
+from pykernels.kernels.link import Link
+from pykernels.kernels.mma import SHAPES, Mma
+from pykernels.kernels.onchip import Onchip
 from pykernels.kernels.stream import Stream
 from pykernels.measure import verify
 from pykernels.model import Implementation, Operand, Problem, Recipe
@@ -71,3 +76,48 @@ def test_the_device_fills_as_numpy_does(fake_session: Opener, dtype: str, recipe
     session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
     found: np.ndarray[Any, Any] = session.device.read(buffer, expected.dtype, expected.shape)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("op", ["shared", "l1"])
+def test_onchip(fake_session: Opener, op: str) -> None:
+    problem = Onchip(op=op, dtype="fp32", tiles=5, passes=2)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "int8"])
+def test_fma(fake_session: Opener, dtype: str) -> None:
+    problem = Fma(dtype=dtype, units=2)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [(dtype, shape) for dtype in SHAPES for shape in SHAPES[dtype]])
+def test_mma_through_its_scalar_body(fake_session: Opener, dtype: str, shape: tuple[int, int]) -> None:
+    problem = Mma(dtype=dtype, m=shape[0], k=shape[1], tiles=3, depth=2)
+    (variant,) = variants_of(problem)
+    check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize(
+    ("op", "memory"),
+    [("h2d", ""), ("h2d", "pageable"), ("h2d", "managed"), ("d2h", ""), ("both", ""), ("d2d", ""), ("peer", "")],
+)
+def test_link_copies(fake_session: Opener, op: str, memory: str) -> None:
+    session = fake_session(memory=memory)
+    check(session, Link(op=op, n=1001, dtype="fp32"), "memcpy")
+    runner = session.prepare(Link(op=op, n=1001, dtype="fp32"), Implementation("cuda", "", "memcpy"))
+    samples = runner.sample(3, 2)
+    assert len(samples.samples_s) == 2
+    assert memory == "managed" or samples.samples_s[0] == pytest.approx(4004 / 5e10 * (2 if op == "both" else 1))
+    runner.close()
+
+
+@pytest.mark.parametrize("op", ["plain", "graph", "back-to-back"])
+def test_launch_floors(fake_session: Opener, op: str) -> None:
+    session = fake_session()
+    runner = session.prepare(LaunchFloor(op=op, dtype="none"), Implementation("cuda", "", "floor"))
+    assert verify.check_full(LaunchFloor(op=op, dtype="none"), runner) is None
+    samples = runner.sample(10, 3)
+    assert op != "back-to-back" or samples.samples_s == pytest.approx([5e-6] * 3)
+    runner.close()

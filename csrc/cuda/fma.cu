@@ -1,0 +1,48 @@
+// Arithmetic ceilings outside the tensor pipes: fused multiply-adds in fp64 and fp32, dp4a in int8.
+//
+// Operands are those of the CPU's fma; the GPU writes the chain: x (in: one unit's start values), a, b (in; their first
+// groups are dp4a's factors), chain (out: units x x). dims: units. scalars: m, c. Each element goes 1024 steps of
+// y = y m + c (int8: y += a0 . b0). One block a unit, 15 independent chains a thread, all in registers.
+#include "common.cuh"
+
+enum { CHAINS = 15, STEPS = 1024 };
+
+// y[j] starts as x, goes STEPS steps of f, and is left in the block's unit.
+template <class T, class F> PK_DEV void fma_chain(const pk_args& a, F f) {
+  const T* x = (const T*)a.ptr[0];
+  T* out = (T*)a.ptr[3] + (pk_int)blockIdx.x * blockDim.x * CHAINS;
+  T y[CHAINS];
+#pragma unroll
+  for (int j = 0; j < CHAINS; ++j) y[j] = x[threadIdx.x + j * blockDim.x];
+#pragma unroll 8
+  for (int step = 0; step < STEPS; ++step)
+#pragma unroll
+    for (int j = 0; j < CHAINS; ++j) y[j] = f(y[j]);
+#pragma unroll
+  for (int j = 0; j < CHAINS; ++j) out[threadIdx.x + j * blockDim.x] = y[j];
+}
+
+template <class T> PK_DEV void fma_float(const pk_args& a) {
+  T m = (T)a.scalar[0], c = (T)a.scalar[1];
+  fma_chain<T>(a, [=](T y) { return y * m + c; });
+}
+
+// y + a . b over four unsigned and four signed bytes; the compiler may not fold the steps into one.
+PK_DEV int fma_dot(int y, unsigned a, unsigned b) {
+#if PK_PTX
+  asm volatile("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(y) : "r"(a), "r"(b));
+#else
+  for (int k = 0; k < 4; ++k) y += (int)(unsigned char)(a >> 8 * k) * (int)(signed char)(b >> 8 * k);
+#endif
+  return y;
+}
+
+PK_DEV void fma_int8(const pk_args& args) {
+  unsigned a = *(const unsigned*)args.ptr[1], b = *(const unsigned*)args.ptr[2];
+  fma_chain<int>(args, [=](int y) { return fma_dot(y, a, b); });
+}
+
+// Threads times CHAINS is one unit: 3840 elements of 4 bytes, 1920 of 8.
+PK_ENTRY(fma, , fp64, chain15, 75, 128, ITEMS(0, 1), none, (fma_float<double>(a)))
+PK_ENTRY(fma, , fp32, chain15, 75, 256, ITEMS(0, 1), none, (fma_float<float>(a)))
+PK_ENTRY(fma, , int8, dp4a15, 75, 256, ITEMS(0, 1), ptx, (fma_int8(a)))
