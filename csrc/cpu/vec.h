@@ -172,6 +172,133 @@ PK_VEC element<V> hmax(V v) { return reduce(v, [](auto a, auto b) __attribute__(
 template <class V>
 PK_VEC element<V> hmin(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }); }
 
+// ----------------------------------------------------------------------------------------------- part vectors
+
+// The first n elements at p (0 <= n <= lanes), zeros beyond; and the first n elements to p.
+template <class V, class T>
+PK_VEC V load_first(const T* p, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return (V)_mm512_maskz_loadu_epi32(__mmask16((1u << n) - 1), p);
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return (V)_mm512_maskz_loadu_epi64(__mmask8((1u << n) - 1), p);
+#endif
+  V v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class V, class T>
+PK_VEC void store_first(T* p, V v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, __mmask16((1u << n) - 1), (__m512i)v);
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, __mmask8((1u << n) - 1), (__m512i)v);
+#endif
+  for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+}
+
+// ------------------------------------------------------------------------------------------------ conversions
+// F32 elements of a 16-bit or 8-bit type at p (unaligned) as fp32 or int32, and back, rounding to nearest even.
+
+PK_VEC u32v load_u16(const uint16_t* p) {
+#if PK_VECTOR_BYTES == 64
+  return (u32v)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (u32v)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector((loadu<vec<uint16_t, PK_VECTOR_BYTES / 2>>(p)), u32v);
+#endif
+}
+PK_VEC void store_u16(uint16_t* p, u32v v) {
+#if PK_VECTOR_BYTES == 64
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
+#else
+  using H = vec<uint16_t, PK_VECTOR_BYTES / 2>;
+  storeu(p, H(__builtin_convertvector(v, H)));
+#endif
+}
+
+PK_VEC f32v load_bf16(const uint16_t* p) { return (f32v)(load_u16(p) << 16); }
+PK_VEC void store_bf16(uint16_t* p, f32v v) {
+  const u32v bits = (u32v)v, rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  store_u16(p, v == v ? rounded : (bits >> 16 | 0x40));  // NaN stays NaN
+}
+
+PK_VEC f32v load_fp16(const uint16_t* p) {
+#if PK_VECTOR_BYTES == 64
+  return (f32v)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (f32v)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__ARM_NEON) && PK_VECTOR_BYTES == 16
+  return (f32v)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+#else  // exponents are rescaled by a multiplication, which gets subnormals right; infinities and NaN by hand
+  const u32v h = load_u16(p), sign = (h & 0x8000) << 16, magnitude = (h & 0x7FFF) << 13;
+  const u32v scaled = (u32v)((f32v)magnitude * 0x1p112f);
+  return (f32v)(sign | (magnitude >= u32v{} + 0x0F800000 ? magnitude | 0x7F800000 : scaled));
+#endif
+}
+PK_VEC void store_fp16(uint16_t* p, f32v v) {
+#if PK_VECTOR_BYTES == 64
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__ARM_NEON) && PK_VECTOR_BYTES == 16
+  vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
+#else
+  const u32v bits = (u32v)v, sign = bits >> 16 & 0x8000, u = bits & 0x7FFFFFFF;
+  const u32v normal = (u - 0x38000000 + 0xFFF + (u >> 13 & 1)) >> 13;
+  const u32v subnormal = (u32v)((f32v)u + 0.5f) - 0x3F000000;
+  u32v r = u < u32v{} + 0x38800000 ? subnormal : normal;
+  r = u >= u32v{} + 0x477FF000 ? u32v{} + 0x7C00 : r;
+  r = u > u32v{} + 0x7F800000 ? u32v{} + 0x7E00 : r;
+  store_u16(p, sign | r);
+#endif
+}
+
+// F32 signed or unsigned bytes as int32.
+PK_VEC i32v load_int8(const int8_t* p) {
+#if PK_VECTOR_BYTES == 64
+  return (i32v)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (i32v)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector((loadu<vec<int8_t, PK_VECTOR_BYTES / 4>>(p)), i32v);
+#endif
+}
+PK_VEC i32v load_uint8(const uint8_t* p) {
+#if PK_VECTOR_BYTES == 64
+  return (i32v)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (i32v)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector((loadu<vec<uint8_t, PK_VECTOR_BYTES / 4>>(p)), i32v);
+#endif
+}
+PK_VEC f32v to_f32(i32v v) { return __builtin_convertvector(v, f32v); }
+// F32 signed bytes as fp32.
+PK_VEC f32v load_int8_f32(const int8_t* p) { return to_f32(load_int8(p)); }
+
+// ------------------------------------------------------------------------------------------------------- exp
+
+// e^x in fp32 within 1 ulp, 0 below the smallest normal result and infinity beyond the largest; NaN stays NaN. Cody and
+// Waite's reduction x = n ln 2 + r with ln 2 in two parts, then e^r = 1 + r + r^2 q(r), q minimax of degree 5 in the
+// relative error on |r| <= ln 2 / 2 (1e-10), and n added to the exponent.
+PK_VEC f32v vexp(f32v x) {
+  const float magic = 0x1.8p23f;  // adding it rounds to a whole number, left in the low bits
+  const f32v t = fma(x, broadcast<f32v>(0x1.715476p0f), broadcast<f32v>(magic));
+  const f32v n = t - magic;
+  f32v r = fma(n, broadcast<f32v>(-0x1.62e4p-1f), x);
+  r = fma(n, broadcast<f32v>(-0x1.7f7d1cp-20f), r);
+  f32v q = broadcast<f32v>(0x1.9dfbd8p-13f);
+  q = fma(q, r, broadcast<f32v>(0x1.6d4cc8p-10f));
+  q = fma(q, r, broadcast<f32v>(0x1.11130ep-7f));
+  q = fma(q, r, broadcast<f32v>(0x1.5554e8p-5f));
+  q = fma(q, r, broadcast<f32v>(0x1.555554p-3f));
+  q = fma(q, r, broadcast<f32v>(0x1p-1f));
+  const f32v p = fma(r * r, q, r) + 1.0f;
+  f32v y = (f32v)((u32v)p + ((u32v)t << 23));
+  y = x < broadcast<f32v>(-0x1.5d589ep6f) ? f32v{} : y;
+  y = x > broadcast<f32v>(0x1.62e42ep6f) ? broadcast<f32v>(__builtin_inff()) : y;
+  return x == x ? y : x;
+}
+
 // --------------------------------------------------------------------------------------------- dot products
 
 // acc[i] += a[2i] b[2i] + a[2i+1] b[2i+1] of bf16 pairs, as the CPU rounds it.
