@@ -25,6 +25,7 @@ _BETWEEN = 4.0  #: cost of a size that lies on no plateau
 _PLATEAU = 6.0  #: cost of a plateau: two sizes do not make one unless they are close
 _APART = 0.15  #: plateaus nearer to each other than this are one
 _AGREES = 1.35  #: the OS's capacity may lie this far outside the measured bracket
+_KERNELS = ("stream", "chase")
 _NEAR = 12.0  #: a break further than this from the OS's capacity belongs to no level
 
 
@@ -69,8 +70,8 @@ class Level(msgspec.Struct, kw_only=True):
 
 
 def is_sweep(record: Record) -> bool:
-    """True for a point of a sweep over the working set."""
-    return record.figure.kind in ("bandwidth", "latency") and not record.figure.level and "size" in record.params
+    """True for a point of a sweep over the working set: loads, copies or chases of a size and of no level."""
+    return record.figure.kind in ("bandwidth", "latency") and not record.figure.level and record.kernel in _KERNELS
 
 
 def curves(cases: Iterable[CaseSummary]) -> list[Curve]:
@@ -82,7 +83,7 @@ def curves(cases: Iterable[CaseSummary]) -> list[Curve]:
             continue
         figure = record.figure
         key = (domain(record), record.kernel, figure.op, record.dtype, record.threads, record.isa, record.pages,
-               tuple(sorted((k, v) for k, v in record.params.items() if k != "size")))  # fmt: skip
+               tuple(sorted((k, v) for k, v in record.params.items() if k not in ("size", "n"))))  # fmt: skip
         curve = groups.setdefault(key, Curve(
             device=root(record.device), domain=domain(record), kind=figure.kind, kernel=record.kernel, op=figure.op,
             dtype=record.dtype, threads=record.threads, isa=record.isa, pages=record.pages, unit=figure.unit, points=[],

@@ -14,12 +14,12 @@ _SHOWN = 3  #: case ids listed for each reason of not being drawn
 
 
 def text(roofline: Roofline, width: int = 100) -> str:
-    """The whole answer: a table of roofs for each team of threads, ridge points, kernels, knee loss, capacities, what is
-    not drawn and why, and what went on during the run."""
+    """The whole answer: roofs and ridge points of each team of threads, kernels, knee loss, capacities, what is not
+    drawn and why, and what went on during the run."""
     parts = [_heading(roofline, width)]
     for key, rows in _teams(roofline).items():
-        parts.append(_team(key, rows, width))
-    parts += [_ridges(roofline.ridges, width), _points(roofline.detail.points, width), _fits(roofline, width)]
+        parts += [_team(key, rows, width), _ridges(key, rows, roofline.ridges, width)]
+    parts += [_points(roofline.detail.points, width), _fits(roofline, width)]
     parts += [_levels(roofline.levels, width), _not_drawn(roofline, width), _closing(roofline, width)]
     return "\n\n".join(part for part in parts if part)
 
@@ -28,7 +28,8 @@ def draw(roofline: Roofline, path: Path | str) -> list[Path]:
     """Write the pictures (.png or .svg by the suffix of `path`) and return their paths; see `figure.draw`."""
     from pykernels.report import figure
 
-    return figure.draw(roofline, Path(path))
+    pictures: list[Path] = figure.draw(roofline, Path(path))
+    return pictures
 
 
 def _heading(roofline: Roofline, width: int) -> str:
@@ -61,13 +62,14 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
     labels = "/".join(dict.fromkeys(roof.label for roof, _ in rows))
     head += f"   {labels}, {_basis(*common)}"
     pages = {roof.pages for roof, _ in rows}
+    dtypes = {roof.dtype for roof, _ in rows if roof.kind != "compute"}
     shares = any(extra.share for _, extra in rows)
     cycles = any(extra.per_cycle for _, extra in rows)
     columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
-    columns += (["share of"] if shares else []) + (["per core cycle"] if cycles else [])
+    columns += (["of its peak"] if shares else []) + (["per core\nand cycle"] if cycles else [])
     lines, notes = [], []
     for roof, extra in rows:
-        name = _name(roof, pages)
+        name = _name(roof, pages, dtypes)
         value, interval = value_and_interval(roof.value, roof.low, roof.high)
         best, _ = value_and_interval(roof.best, roof.low, roof.high)
         line = [name, value, roof.unit, interval, best]
@@ -82,13 +84,15 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
 def _basis(scope: str, interval: str, launches: int) -> str:
     if scope == "within-process":
         return "within-process, 95% block bootstrap of 1 launch"
-    if scope == "machine":
-        return f"this machine, 95% {interval}, {count(launches, 'launch', 'launches')}"
-    return f"this sitting, 95% {interval}, {count(launches, 'launch', 'launches')}"
+    whose = "this machine" if scope == "machine" else "this sitting"
+    return f"{whose}, 95% {interval.replace('over', f'over {launches}' if scope != 'machine' else 'over')}"
 
 
-def _name(roof: Roof, pages: set[str]) -> str:
+def _name(roof: Roof, pages: set[str], dtypes: set[str]) -> str:
+    """`L2 load`, `fp64 fma`; dtype, row width and pages where they tell rows apart."""
     parts = [roof.dtype if roof.kind == "compute" else roof.level, roof.op]
+    if len(dtypes) > 1 and roof.kind != "compute":
+        parts.append(roof.dtype)
     if roof.row_bytes:
         parts.append(f"{format_size(roof.row_bytes)} rows")
     if len(pages) > 1 and roof.pages != "huge":
@@ -104,7 +108,9 @@ def _per_cycle(roof: Roof, extra: RoofDetail) -> str:
 
 
 def _notes(name: str, roof: Roof, common: tuple[str, str, int]) -> list[str]:
-    notes = [f"{name}: {flag}" for flag in roof.flags if flag not in ("mixture", "two regimes")]
+    notes = [
+        f"{name}: {flag}" for flag in roof.flags if flag not in ("mixture", "two regimes") and "capacity" not in flag
+    ]
     if "mixture" in roof.flags:
         more = "; no roof, no ridge" if roof.level == "DRAM" else ""
         notes.append(f"{name}: mixture: {format_size(roof.working_set)} is not well inside one level{more}")
@@ -119,16 +125,20 @@ def _notes(name: str, roof: Roof, common: tuple[str, str, int]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ everything else
 
 
-def _ridges(ridges: list[Ridge], width: int) -> str:
-    if not ridges:
+def _ridges(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], ridges: list[Ridge], width: int) -> str:
+    """Ridge points of one team: a row for each bandwidth roof, a column for each peak."""
+    _, threads, isa = key
+    device = rows[0][0].device
+    mine = [ridge for ridge in ridges if (ridge.device, ridge.threads, ridge.isa) == (device, threads, isa)]
+    if not mine:
         return ""
-    rows = []
-    for ridge in ridges:
+    peaks = list(dict.fromkeys((ridge.dtype, ridge.unit) for ridge in mine))
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for ridge in mine:
         value, interval = value_and_interval(ridge.value, ridge.low, ridge.high)
-        team = ridge.device if ridge.device.startswith("gpu") else f"{ridge.device}*{ridge.threads}"
-        rows.append([team, ridge.isa, ridge.dtype, f"{ridge.level} {ridge.op}", value, interval, ridge.unit])
-    columns = ["ridge point", "", "peak", "bandwidth", "value", "95% interval", "unit"]
-    return table(columns, rows, width, right=(4,))
+        cells.setdefault(f"{ridge.level} {ridge.op}".strip(), {})[ridge.dtype, ridge.unit] = f"{value} {interval}"
+    columns = ["ridge point", *(f"{dtype} peak, {unit}" for dtype, unit in peaks)]
+    return table(columns, [[name, *(row.get(peak, "") for peak in peaks)] for name, row in cells.items()], width)
 
 
 def _points(points: list[Point], width: int) -> str:
@@ -138,22 +148,12 @@ def _points(points: list[Point], width: int) -> str:
     for point in points:
         value, interval = value_and_interval(point.value, point.low, point.high)
         share = f"{percent(point.share)} [{percent(point.share_low)}, {percent(point.share_high)}]"
-        team = point.device if point.device.startswith("gpu") else f"{point.device}*{point.threads}"
-        rows.append(
-            [
-                f"{point.name} {point.dtype}",
-                team,
-                f"{point.intensity:.3g}",
-                value,
-                point.unit,
-                interval,
-                share,
-                point.roof,
-            ]
-        )
-    columns = ["kernel", "", "FLOP/byte", "value", "unit", "95% interval", "share of its roof", ""]
+        team = point.device if point.device.startswith("gpu") else f"{point.domain}*{point.threads}"
+        rows.append([f"{point.name} {point.dtype} {team}", f"{point.intensity:.3g}", f"{value} {point.unit}", interval,
+                     share, point.roof])  # fmt: skip
+    columns = ["kernel", "FLOP/B", "value", "95% interval", "share (interval)", "of its roof"]
     notes = [paragraph(f"! {point.name}: {flag}", width, indent="  ") for point in points for flag in point.flags]
-    return "\n".join([table(columns, rows, width, right=(2, 3)), *notes])
+    return "\n".join([table(columns, rows, width, right=(1, 2)), *notes])
 
 
 def _fits(roofline: Roofline, width: int) -> str:
@@ -161,19 +161,11 @@ def _fits(roofline: Roofline, width: int) -> str:
         return ""
     rows = []
     for fit in roofline.fit:
+        name = f"{fit.level} {fit.dtype}, {fit.domain}*{fit.threads} {fit.isa}"
         interval = f"[{percent(fit.low)}, {percent(fit.high)}]"
-        rows.append(
-            [
-                f"{fit.level} {fit.dtype}",
-                f"{fit.domain}*{fit.threads}",
-                fit.isa,
-                percent(fit.knee_loss),
-                interval,
-                str(fit.points),
-            ]
-        )
-    columns = ["lost at the ridge", "", "", "knee loss", "95% interval", "points"]
-    return table(columns, rows, width, right=(3, 5))
+        rows.append([name, percent(fit.knee_loss), interval, str(fit.points)])
+    columns = ["intensity sweep", "knee loss", "95% interval", "points"]
+    return table(columns, rows, width, right=(1, 3))
 
 
 def _levels(levels: list[Level], width: int) -> str:
@@ -222,9 +214,8 @@ def _closing(roofline: Roofline, width: int) -> str:
         worst = max(extras, key=lambda extra: extra.contended)
         mean = sum(extra.contended for extra in extras) / len(extras)
         if worst.contended > 0:
-            lines.append(
-                f"contended samples, kept out of the values: {percent(mean)}, at most {percent(worst.contended)} ({worst.case_id})"
-            )
+            most = f"{percent(worst.contended)} ({worst.case_id})"
+            lines.append(f"contended samples, kept out of the values: {percent(mean)}, at most {most}")
         else:
             lines.append("contended samples: none")
         stops = Counter[str]()

@@ -19,7 +19,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, *, 
     aligned = set(right)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
-        grid.add_column(name, justify="right" if number in aligned else "left", overflow="fold", no_wrap=False)
+        grid.add_column(
+            name, justify="right" if number in aligned else "left", overflow="fold", no_wrap="interval" in name
+        )
     for row in rows:
         grid.add_row(*[_plain(cell) for cell in row])
     page = io.StringIO()

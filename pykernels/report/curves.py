@@ -1,0 +1,113 @@
+"""Pictures over an axis that is no intensity: bandwidth and latency over the working set, rates over threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pykernels.analysis.common import level_rank
+from pykernels.analysis.hierarchy import Curve, Level
+from pykernels.analysis.roofline import Roof, Roofline
+from pykernels.report.plot import DASHES, INK, MARKERS, SERIES, Labels, halo, new_figure, plain_ticks, save, size_ticks
+
+_TITLES = {"bandwidth": "bandwidth", "latency": "latency of a dependent load"}
+
+
+def draw_levels(roofline: Roofline, path: Path) -> Path:
+    """Bandwidth and latency over the working set, with the OS's capacities and the measured breaks."""
+    found = roofline.detail.curves
+    kinds = [kind for kind in ("bandwidth", "latency") if any(curve.kind == kind for curve in found)]
+    figure, axes = new_figure(7.6, 3.7 * len(kinds), len(kinds), 1, sharex=True)
+    name = " ".join(roofline.machine.cpu_model.split()) or roofline.machine.arch
+    figure.suptitle(f"memory hierarchy, {name}", fontsize=10, color=INK)
+    sizes = [point.size for curve in found for point in curve.points]
+    for panel, kind in zip(axes, kinds, strict=True):
+        mine = [curve for curve in found if curve.kind == kind]
+        panel.set(xscale="log", yscale="log", xlim=(min(sizes) / 1.3, max(sizes) * 1.6))
+        panel.set_ylabel(f"{_TITLES[kind]}, {mine[0].unit}", fontsize=9)
+        for number, curve in enumerate(mine):
+            _curve(panel, curve, number)
+        panel.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0.2)
+        plain_ticks(panel.yaxis)
+    size_ticks(axes[-1].xaxis, min(sizes) / 1.3, max(sizes) * 1.6)
+    axes[-1].set_xlabel("working set, all threads", fontsize=9)
+    figure.draw_without_rendering()
+    for panel, kind in zip(axes, kinds, strict=True):
+        _capacities(panel, roofline.levels, kind)
+    return save(figure, path)
+
+
+def _curve(panel: Any, curve: Curve, number: int) -> None:
+    threads = "" if curve.device.startswith("gpu") else f", {curve.threads} thread{'s' * (curve.threads > 1)}"
+    parts = [curve.op or curve.kernel, curve.dtype if curve.kind == "bandwidth" else ""]
+    parts += [curve.isa if curve.kind == "bandwidth" else "", "" if curve.pages == "huge" else f"{curve.pages} pages"]
+    bars = [[p.value - p.low for p in curve.points], [min(p.high, 10 * p.value) - p.value for p in curve.points]]
+    panel.errorbar(
+        [p.size for p in curve.points], [p.value for p in curve.points], yerr=bars, fmt=MARKERS[number % len(MARKERS)],
+        ls=DASHES[number % len(DASHES)], ms=3.5, lw=1.2, capsize=2, color=SERIES[number % len(SERIES)],
+        label=" ".join(part for part in parts if part) + threads,
+    )  # fmt: skip
+
+
+def _capacities(panel: Any, levels: Sequence[Level], kind: str) -> None:
+    """A line where the OS puts a capacity, a band where the sweep breaks."""
+    for level in levels:
+        panel.axvline(level.os_bytes, color="#666666", lw=0.9, ls=(0, (2, 2)), zorder=1)
+        left = panel.transAxes.inverted().transform(panel.transData.transform((level.os_bytes, 1)))[0] < 0.55
+        low = left == (kind == "bandwidth")  # the corner that the curve leaves free
+        panel.annotate(f"{level.level} by the OS", (level.os_bytes, 0 if low else 1), (3, 4 if low else -4),
+                       xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="left",
+                       va="bottom" if low else "top", fontsize=7, color="#444444", path_effects=halo())  # fmt: skip
+        found = level.bandwidth_bytes if kind == "bandwidth" else level.chase_bytes
+        if found:
+            panel.axvspan(found / 1.19, found * 1.19, color="#E69F00", alpha=0.25, lw=0, zorder=0)
+
+
+def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
+    """Roofs of one domain and ISA by (label, unit) that were measured with three thread counts or more."""
+    groups: dict[tuple[object, ...], list[Roof]] = {}
+    for roof in roofline.roofs:
+        if roof.kind in ("bandwidth", "compute", "rate") and not roof.device.startswith("gpu"):
+            key = (roof.domain, roof.kind, roof.level, roof.op, roof.dtype, roof.isa, roof.pages, roof.row_bytes)
+            groups.setdefault(key, []).append(roof)
+    found = {}
+    for group in groups.values():
+        if len({roof.threads for roof in group}) >= 3:
+            first = group[0]
+            name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op} {first.isa}".strip()
+            found[name, first.unit] = sorted(group, key=lambda roof: roof.threads)
+    return dict(sorted(found.items(), key=lambda item: (item[0][1], level_rank(item[1][0].level), item[0][0])))
+
+
+def draw_scaling(roofline: Roofline, path: Path) -> Path:
+    """Each rate over its one-thread rate; the diagonal is perfect scaling."""
+    lines = scaling(roofline)
+    figure, axes = new_figure(7.2, 4.8)
+    panel = axes[0]
+    most = max(roof.threads for group in lines.values() for roof in group)
+    panel.plot([1, most], [1, most], color="#999999", lw=0.8, ls=(0, (2, 2)))
+    panel.set(xscale="log", yscale="log")
+    panel.set_xlabel("threads", fontsize=9)
+    panel.set_ylabel("rate over that of the fewest threads, per thread of those", fontsize=9)
+    ends = []
+    for number, ((name, unit), group) in enumerate(lines.items()):
+        base = group[0].value / group[0].threads
+        ys = [roof.value / base for roof in group]
+        bars = [[(roof.value - roof.low) / base for roof in group], [(roof.high - roof.value) / base for roof in group]]
+        style = SERIES[number % len(SERIES)]
+        panel.errorbar([roof.threads for roof in group], ys, yerr=bars, fmt=MARKERS[number % len(MARKERS)],
+                       ls=DASHES[number % len(DASHES)], ms=4, lw=1.3, capsize=2, color=style)  # fmt: skip
+        ends.append((group[-1].threads, ys[-1], f"{name} {group[-1].value:.3g} {unit}", style))
+    panel.set_xlim(0.9, most * 3)
+    ticks = sorted({roof.threads for group in lines.values() for roof in group})
+    panel.set_xticks(ticks, [str(tick) for tick in ticks])
+    panel.minorticks_off()
+    plain_ticks(panel.yaxis)
+    panel.set_title(" ".join(roofline.machine.cpu_model.split()), fontsize=9, loc="left", color=INK)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    labels = Labels(figure, panel)
+    for x, y, text, style in sorted(ends, key=lambda end: end[1]):
+        labels.beside(x, y, text, fontsize=8, color=style)
+    return save(figure, path)
