@@ -202,7 +202,8 @@ class SweepFile(pytest.File):
         except PykernelsError as error:
             raise self.CollectError(str(error)) from None
         for check in self.acceptance.checks:
-            yield SweepItem.from_parent(self, name=check.name, check=check)
+            # Given whole, so that pytest reads it in one way: its brackets are no parameters of a Python test.
+            yield SweepItem.from_parent(self, name=check.name, nodeid=f"{self.nodeid}::{check.name}", check=check)
 
     def results(self) -> Results:
         """The run file of all selected items of this sweep; what went wrong is not tried again for each."""
