@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -46,8 +47,10 @@ def _backends() -> dict[str, str]:
     return {name: _first_line(backend) for name, backend in registry.backends().items()}
 
 
-def _first_line(value: object) -> str:
-    return (type(value).__doc__ or "").strip().split("\n")[0]
+def _first_line(backend: object) -> str:
+    """The first sentence of the module that a backend lives in."""
+    text = sys.modules[type(backend).__module__].__doc__ or ""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 
 def _sweeps() -> dict[str, str]:
@@ -66,7 +69,7 @@ def _variants() -> dict[str, str]:
     from pykernels.backends.native import table
 
     entries = table(registry.backend("native").isas(_machine())[-1])
-    return {" ".join(filter(None, key)): ", ".join(entry.variant for entry in found) for key, found in entries.items()}
+    return {" ".join(filter(None, key)): ", ".join(entry.name for entry in found) for key, found in entries.items()}
 
 
 def _machine() -> Machine:
