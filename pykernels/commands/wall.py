@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pykernels.commands.common import load_runs, output_options, print_json, width, writable
-from pykernels.errors import unknown
+from pykernels.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from pykernels.analysis.wall.pages import Context
@@ -194,11 +194,25 @@ def page(run: Path | None, as_json: bool, quiet: bool) -> int:
     from pykernels.analysis.wall import pages
     from pykernels.report import wall as report
 
-    found = pages.page(_context(run), _lookups(run))
+    context = _context(run)
+    found = pages.page(context, _lookups(context))
     print_json(found) if as_json else click.echo(report.page_text(found, width()))
     return 0
 
 
-def _lookups(run: Path | None) -> dict[int, Any]:
-    """Rows 24 and 25 from the crossover's own claims, where the run holds lookups on both sides."""
-    return {}
+def _lookups(context: Context | None) -> dict[int, Any]:
+    """Rows 24 and 25 as the crossover's own claims answer them, where the run holds lookups."""
+    if context is None or not any(record.kernel == "embedding_bag" for record in context.run.records):
+        return {}
+    from pykernels.analysis import crossover
+
+    try:
+        answers = crossover.analyse([context.run]).claims
+    except UsageError:  # lookups of one side only
+        return {}
+    rows = {24: answers[0], 25: next(c for c in answers if c.claim.startswith("tables beyond GPU memory"))}
+    return {
+        number: ("; ".join(claim.numbers) or "-", claim.verdict, claim.claim)
+        for number, claim in rows.items()
+        if claim.verdict != "not measured"
+    }

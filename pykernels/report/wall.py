@@ -235,7 +235,7 @@ def memory_text(page: Memory) -> str:
         f"{page.optimizer}, seq {page.seq}, batch {page.batch} per device, rematerialization {page.policy}"
         f"{', fused attention' if page.fused else ''}",
         columns(
-            f"Bytes per device by ZeRO stage, {page.devices} device(s), GB; traffic per step and device (computed)",
+            f"Bytes per device by ZeRO stage, {page.devices} device(s), GB (computed; sent: 2, 2, 2, 3 Psi x (N-1)/N)",
             ("stage", "parameters", "gradients", "optimizer", "activations", "total", "elements sent", "GB sent"),
             [
                 (s.stage, s.parameters / 1e9, s.gradients / 1e9, s.optimizer_state / 1e9, s.activations / 1e9,

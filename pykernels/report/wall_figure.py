@@ -62,25 +62,27 @@ def draw_trends(page: Trends, path: Path) -> list[Path]:
 def _stars(axes: Any, page: Trends, lines: dict[str, growth.Growth]) -> None:
     colours = dict(zip(_LINES, _COLOURS, strict=False))
     markers = "*PXDpv<>"
-    for index, placed in enumerate(page.placed):
+    widest: dict[str, str] = {}  # device -> its placement with the most threads, the last one
+    for placed in page.placed:
+        widest[placed.device.partition("*")[0]] = placed.device
+    for index, placed in enumerate(p for p in page.placed if p.device in widest.values()):
         if placed.series in lines:
             base = lines[placed.series].at(_BASE_YEAR)
             error = [[(placed.value - placed.low) / base], [(placed.high - placed.value) / base]]
             bounded = 0 < placed.low <= placed.value <= placed.high < float("inf")
             axes.errorbar(
-                [placed.year], [placed.value / base], yerr=error if bounded else None, fmt=markers[index % len(markers)],
-                ms=11, color=colours[placed.series], mec="black", mew=0.7, ecolor="black", zorder=5,
+                [placed.year], [placed.value / base], yerr=error if bounded else None,
+                fmt=markers[index % len(markers)], ms=11, color=colours[placed.series], mec="black", mew=0.7,
+                ecolor="black", zorder=5,
                 label=f"{placed.device} {placed.what}: {placed.value:.3g} {placed.unit} (measured)",
             )  # fmt: skip
 
 
 def draw_model(page: Model, path: Path) -> list[Path]:
     """Stacked bars of predicted and measured operators by sequence length, and GPT-2 over BERT-Base."""
-    drawn = (
-        [_save(_ratio_figure(page), _beside(path, "ratio"))]
-        if any(r.predicted or r.measured for r in page.ratios)
-        else []
-    )
+    drawn = []
+    if any(r.predicted or r.measured for r in page.ratios):
+        drawn.append(_save(_ratio_figure(page), _beside(path, "ratio")))
     predictions = [p for p in page.predictions if isinstance(p, Prediction)]
     for index, setting in enumerate(_settings(page.comparisons)):
         name = "" if index == 0 else "-".join(setting).replace("*", "x")
@@ -173,7 +175,7 @@ def _ratio_figure(page: Model) -> Any:
             axes.plot([s for s, _ in known], [v for _, v in known], style, color=colour, label=name,
                       ms=13 if kind == "measured" else 6)  # fmt: skip
     axes.axhline(10, color="#999999", lw=1, ls=":")
-    axes.annotate("10x", (page.ratios[-1].seq, 10), fontsize=8, va="bottom", ha="right", color="#666666")
+    axes.annotate("10x", (page.ratios[0].seq, 9.6), fontsize=8, va="top", ha="left", color="#666666")
     axes.set_xscale("log", base=2)
     axes.set_xticks([r.seq for r in page.ratios], [str(r.seq) for r in page.ratios])
     axes.set_ylim(bottom=0)

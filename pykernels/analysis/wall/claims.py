@@ -123,7 +123,8 @@ def _three_walls(found: Found) -> Answer:
         )  # fmt: skip
     lines = band.value * latency / 64
     here = f"{band.value / 1e9:.3g} GB/s x {latency * 1e9:.3g} ns = {lines:.0f} lines of 64 B in flight"
-    return here, "measured", "yes", "bandwidth is reached only with that many misses at once: dependent access gets one"
+    verdict: Verdict = "yes" if lines > 16 else "no"
+    return here, "measured", verdict, "yes: more than a core keeps by itself; dependent access has one at a time"
 
 
 def _hierarchy(found: Found) -> Answer:
@@ -135,12 +136,9 @@ def _hierarchy(found: Found) -> Answer:
     peak = place.peak("fp32") if place else None
     if place is not None and peak is not None and place.capacity():
         here += f"; here {place.capacity()[-1][1] / (peak.value / 1e6):.3g} B of last-level cache per fp32 MFLOP/s"
-    return (
-        here,
-        "computed",
-        "yes",
-        "published: H100 0.78, EPYC 9684X 147 B of last-level cache per fp32 MFLOP/s (derived)",
-    )
+    verdict: Verdict = "yes" if max(chips) < grace else "no"
+    why = "published: H100 0.78, EPYC 9684X 147 B of last-level cache per fp32 MFLOP/s (derived)"
+    return here, "computed", verdict, why
 
 
 def _same_flops(_: Found) -> Answer:
@@ -167,7 +165,9 @@ def _more_bytes(_: Found) -> Answer:
 def _intensity(_: Found) -> Answer:
     pairs = {seq: _totals(seq) for seq in (128, 512, 4096)}
     here = "; ".join(f"{a.intensity:.1f} and {b.intensity:.2f} FLOP/B at {seq}" for seq, (a, b) in pairs.items())
-    return here, "computed", "yes", "half of it at 16 bits, a quarter at fp32: the decoder is left of every ridge"
+    apart = min(a.intensity / b.intensity for a, b in pairs.values())
+    why = "half of it at 16 bits, a quarter at fp32: the decoder is left of every ridge"
+    return here, "computed", "yes" if apart > 10 else "no", why
 
 
 def _latency(found: Found) -> Answer:
@@ -189,10 +189,11 @@ def _communication(found: Found) -> Answer:
     for place in found.places:
         links, top = [r for r in place.roofs if r.kind == "link"], place.peak("bf16") or place.peak("fp32")
         if links and top:
-            here = (
-                f"{place.device}: {top.value / based(max(links, key=lambda r: r.value)).value:.3g} FLOP per link byte"
-            )
-            return here, "measured", "yes", "a link byte must be used that often to keep the matrix units busy"
+            peak_per_byte = top.value / based(max(links, key=lambda r: r.value)).value
+            here = f"{place.device}: {peak_per_byte:.3g} FLOP per link byte"
+            memory_ridge = place.ridge("bf16") or place.ridge("fp32")
+            starved = memory_ridge is None or peak_per_byte > memory_ridge.value
+            return here, "measured", "yes" if starved else "no", "yes: a link byte must be used more than a memory byte"
     return here, "computed", "not measured", "no link roof in the run"
 
 
@@ -226,7 +227,7 @@ def _remat(_: Found) -> Answer:
     saved = kept["none"].peak / kept["full"].peak
     extra = f"full: {saved:.0f}x less for {kept['full'].extra_flops_share:.0%} more FLOP"
     why = f"{extra}; a fused attention saves half for nothing; {_UNREAD}"
-    return here, "computed", "yes", why
+    return here, "computed", "yes" if saved > 1 / (1 - kept["full"].extra_flops_share) else "no", why
 
 
 def _half(found: Found) -> Answer:
@@ -281,7 +282,8 @@ def _quantization(found: Found) -> Answer:
         return here, "computed", "not measured", f"no low-precision product in the run; {_UNREAD}"
     top = max(found.gains, key=lambda g: g.measured.value)
     here = f"best: {top.dtype} {top.kernel} {top.measured.value:.2f}x over fp32 (its bytes allow {top.byte_ratio:.2f}x)"
-    return here, "measured", "yes" if top.measured.low > 1 else "no", f"none reaches 10x over fp32; {_UNREAD}"
+    ten = "10x over fp32 is reached" if top.measured.value >= 10 else "none reaches 10x over fp32"
+    return here, "measured", "yes" if top.measured.low > 1 else "no", f"{ten}; {_UNREAD}"
 
 
 def _pruning(found: Found) -> Answer:
@@ -293,8 +295,11 @@ def _pruning(found: Found) -> Answer:
         return here, "computed", "not measured", f"no sparse product in the run; {_UNREAD}"
     first = known[0]
     here = f"CSR {first.dtype} {first.shape}: measured break-even at density {first.measured:.2f}"
-    why = f"bytes alone: {first.derived:.2f}" if first.derived is not None else ""
-    return here, "measured", "yes" if (first.measured or 0) > 0.2 else "no", why + "; yes: 80% pruned is faster here"
+    faster = (first.measured or 0.0) > 0.2
+    why = f"80% pruned is {'faster' if faster else 'slower'} here"
+    if first.derived is not None:
+        why += f"; its bytes alone break even at {first.derived:.2f}"
+    return here, "measured", "yes" if faster else "no", why
 
 
 def _small_models(found: Found) -> Answer:
@@ -303,13 +308,12 @@ def _small_models(found: Found) -> Answer:
     if band is None:
         rates = " , ".join(f"{b / 1e9:.4g} GB/s -> {b / 14e9:.0f}" for b in (140.8e9, 3.35e12))
         return f"7e9 parameters at 2 B, tokens/s: {rates}", "computed", "not measured", "needs the DRAM bandwidth roof"
+    assert place is not None
     here = f"7e9 parameters at 2 B: at most {band.value / 14e9:.3g} tokens/s; 125e6: {band.value / 0.25e9:.0f}"
-    return (
-        here,
-        "measured",
-        "yes",
-        "tokens/s is bandwidth over bytes; a model that fits a cache runs at that cache's roof",
-    )
+    cache = place.bandwidth("L3", "fp32", reads=True)
+    gain = cache.value / band.value if cache else 1.0
+    verdict: Verdict = "yes" if gain > 1.2 else "no"
+    return here, "measured", verdict, f"a model that fits the last-level cache gains another {gain:.1f}x"
 
 
 def _lookups(number: int, missing: str) -> Callable[[Found], Answer]:

@@ -150,7 +150,7 @@ def _roofline_seconds(record: Record, place: Place | None) -> float | None:
     if place is None:
         return None
     dtype = "int8" if record.dtype == "int4" else record.dtype
-    peak = place.peak(dtype) or place.peak("fp32")
+    peak = place.peak(dtype)
     memory = place.bandwidth(place.level_of(record.working_set), record.dtype, reads=True)
     if peak is None or memory is None:
         return None

@@ -53,7 +53,7 @@ def _year(started: str) -> float:
 
 
 class Trends(msgspec.Struct):
-    """Growth fits, what they hang on, precision families apart, ridges from 1998 on, and the measured device on them."""
+    """Growth fits, what they hang on, precision families apart, ridges from 1998 on, the measured device on them."""
 
     fits: list[trends.Growth]
     sensitivity: list[trends.Growth]
@@ -387,13 +387,13 @@ def precision_page(
 
 
 def _timed_gains(rows: int, cols: int, base: str, place: Place) -> list[precision.Gain]:
-    """Gains of the formats whose arithmetic has a measured peak; integer weights without one widen to fp32."""
+    """Gains of the formats whose arithmetic has a measured peak here; the others are left out."""
     slow = place.peak(base)
     if slow is None:
         return []
     found = []
     for name in ("bf16", "int8", "int4"):
-        peak = place.peak(predict.ARITHMETIC[name]) or place.peak("fp32")
+        peak = place.peak(predict.ARITHMETIC[name])
         kept = precision.format_of(name)
         rate = place.bandwidth(place.level_of(rows * cols * kept.bytes_per_weight(cols)), name, reads=True)
         if peak and rate:

@@ -20,6 +20,7 @@ own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -128,7 +129,8 @@ def _operator(op: Operation, place: Place, dtype: str, resident: float) -> Opera
     rate = place.exponentials(dtype)
     if op.exps and rate:
         compute = compute + rate.inverse_of(op.exps)
-    memory, levels = Estimate(0, 0, 0), []
+    memory = Estimate(0, 0, 0)
+    shares: dict[str, float] = {}
     for nbytes, working_set, reads in (
         (op.weight_bytes + op.kv_bytes, resident, True),
         (op.activation_bytes, op.footprint, False),
@@ -137,15 +139,16 @@ def _operator(op: Operation, place: Place, dtype: str, resident: float) -> Opera
             level = place.level_of(working_set)
             roof = place.bandwidth(level, dtype, reads=reads)
             assert roof is not None  # DRAM is there, and every level falls back outward
-            memory = memory + roof.inverse_of(nbytes)
-            levels.append(level)
+            time = roof.inverse_of(nbytes)
+            memory = memory + time
+            shares[level] = shares.get(level, 0.0) + time.value
             if not roof.label.startswith(level):
                 notes.append(f"no {level} roof was measured, {roof.label} stands for it")
     if straddled := place.straddles(op.footprint):
         notes.append(f"one call's data is near the size of {straddled}")
     floor = place.launch()
     launch = floor.scaled(op.calls) if floor else Estimate(0, 0, 0)
-    parts = {"compute": compute.value, "+".join(dict.fromkeys(levels)): memory.value, "launch": launch.value}
+    parts = {"compute": compute.value, max(shares, key=lambda name: shares[name]): memory.value, "launch": launch.value}
     bound = max(parts, key=lambda name: parts[name])
     seconds = longest(compute, memory) + launch
     return OperatorTime(op.name, seconds, compute.value, memory.value, launch.value, bound, tuple(notes))
@@ -169,10 +172,13 @@ class Measured(msgspec.Struct, frozen=True):
     total_is: str
 
 
+_Setting = tuple[str, int, int, str, str, str, int]  # model, seq, batch, dtype, backend, device, threads
+
+
 def measured_models(records: Iterable[Record], configs: dict[str, Config]) -> list[Measured]:
-    """The operator chains of a run, one per (model, seq, batch, dtype, backend, placement). Decoder steps become
-    generations: times `seq`."""
-    groups: dict[tuple[str, int, int, str, str, str, int], dict[str, Estimate]] = {}
+    """The operator chains of a run, one per (model, seq, batch, dtype, backend, placement); of several ISA levels the
+    fastest. Decoder steps become generations: times `seq`."""
+    groups: dict[_Setting, dict[str, dict[str, Estimate]]] = {}
     for record, seconds in seconds_by_case(r for r in records if r.kernel == KERNEL):
         params = record.params
         config = configs.get(params.get("model", ""))
@@ -183,11 +189,15 @@ def measured_models(records: Iterable[Record], configs: dict[str, Config]) -> li
             config.name, seq, int(params.get("batch", "1")), record.dtype, record.backend, record.device, record.threads
         )  # fmt: skip
         times = seconds.scaled(seq) if config.kind == "decoder" else seconds
-        groups.setdefault(key, {})[params.get("op", CHAIN)] = times
-    return [_measured(key, found) for key, found in sorted(groups.items())]
+        groups.setdefault(key, {}).setdefault(record.isa, {})[params.get("op", CHAIN)] = times
+    return [_fastest([_measured(key, found) for found in by_isa.values()]) for key, by_isa in sorted(groups.items())]
 
 
-def _measured(key: tuple[str, int, int, str, str, str, int], found: dict[str, Estimate]) -> Measured:
+def _fastest(found: Sequence[Measured]) -> Measured:
+    return min(found, key=lambda m: m.total.value if m.total else math.inf)
+
+
+def _measured(key: _Setting, found: dict[str, Estimate]) -> Measured:
     operators = {name: found[name] for name in OPERATORS if name in found}
     if CHAIN in found:
         return Measured(*key, operators, found[CHAIN], "chain")
