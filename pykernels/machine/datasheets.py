@@ -42,7 +42,7 @@ _GPU_NAMES = {
 
 
 class Datasheet(msgspec.Struct, frozen=True):
-    """One row of hardware.csv: dense peaks in GFLOP/s (GOP/s) by dtype, memory in GB/s. `basis` says where the peaks come
+    """One row of hardware.csv: dense peaks in GFLOP/s (GOP/s) by dtype, memory in GB/s. `basis` says where peaks come
     from; those of CPUs are derived at base clock."""
 
     slug: str
