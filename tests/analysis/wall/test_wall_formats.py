@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 from pykernels.analysis.wall import precision as p
 from pykernels.analysis.wall import sparsity as s
 from pykernels.errors import UsageError
-import itertools
 
 
 def test_bytes_per_weight() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 from pykernels.analysis.wall import memory as m
 from pykernels.analysis.wall.transformer import PRESETS
 from pykernels.errors import UsageError
-import itertools
 
 BERT = PRESETS["bert-large"]
 
