@@ -131,7 +131,13 @@ def _totals(axes: Any, cells: dict[tuple[int, str], Comparison], seqs: list[int]
             value = getattr(whole, side)
             height = max(top[i], value / seq * 1e3)
             axes.plot([i + shift - 0.18, i + shift + 0.18], [value / seq * 1e3] * 2, color="black", lw=1.2)
-            axes.annotate(f"{value * 1e3:.3g} ms", (i + shift, height), ha="center", va="bottom", fontsize=7.5)
+            _label(axes, value, i + shift, height)
+
+
+def _label(axes: Any, seconds: float, x: float, top: float) -> None:
+    """A latency over its bar."""
+    text = f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    axes.annotate(text, (x, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
 
 
 def _predicted_bars(page: Model, predictions: Sequence[Prediction]) -> Any:
@@ -144,7 +150,7 @@ def _predicted_bars(page: Model, predictions: Sequence[Prediction]) -> Any:
                  label=operator)  # fmt: skip
         below = [a + b for a, b in zip(below, heights, strict=True)]
     for i, prediction in enumerate(predictions):
-        axes.annotate(f"{prediction.total.value * 1e3:.3g} ms", (i, below[i]), ha="center", va="bottom", fontsize=8)
+        _label(axes, prediction.total.value, i, below[i])
     axes.set_xticks(range(len(predictions)), [f"{p.device}*{p.threads}" for p in predictions])
     axes.set_title(f"{page.config.name}, {page.dtype}, seq {page.seq}: predicted from measured roofs (modelled)")
     _finish_bars(axes, xlabel="placement")
