@@ -223,7 +223,7 @@ class CudaSession:
     def flush_buffer(self) -> Buffer:
         """A buffer of twice the L2, made when the first cold case needs it."""
         if self._flush is None:
-            self._flush = self.device.alloc(2 * max(self.device.facts.l2_bytes, 1 << 20))
+            self._flush = self.device.alloc(2 * (self.device.facts.l2_bytes or 1 << 26))
         return self._flush
 
     def facts(self, entry: cuda_table.Entry | None) -> dict[str, Any]:

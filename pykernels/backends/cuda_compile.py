@@ -22,7 +22,7 @@ import msgspec
 from pykernels.errors import PykernelsError
 
 #: part of the key: raise it when the meaning of a stored file changes
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 STANDARD = "c++17"
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -41,8 +41,9 @@ class MissingPackage(PykernelsError):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What ptxas says of one entry: registers a thread, bytes spilled, bytes of stack and of static shared memory."""
+    """What ptxas says of one entry: its target, registers a thread, bytes spilled, of stack, of static shared memory."""
 
+    target: str = ""
     registers: int = 0
     spill_stores: int = 0
     spill_loads: int = 0
@@ -133,7 +134,7 @@ def compile_file(path: Path, arch: str, defines: Sequence[str] = ()) -> Cubin:
     found = _from_cache(folder, key) if folder else None
     if found is not None:
         return found
-    code, log = run_nvrtc(path, arch, "cubin", defines)
+    code, log = run_nvrtc(path, arch, defines)
     target = folder if folder else Path(tempfile.mkdtemp(prefix="pykernels-cubin-"))
     cubin = Cubin(
         path=str(target / f"{key}.cubin"), source=path.name, arch=arch, nvrtc=version, options=options, key=key,
@@ -143,8 +144,8 @@ def compile_file(path: Path, arch: str, defines: Sequence[str] = ()) -> Cubin:
     return cubin
 
 
-def run_nvrtc(path: Path, arch: str, kind: str, defines: Sequence[str] = ()) -> tuple[bytes, str]:
-    """(code, ptxas log) of one compilation without the cache; `kind` is "cubin" or "ptx"."""
+def run_nvrtc(path: Path, arch: str, defines: Sequence[str] = ()) -> tuple[bytes, str]:
+    """(cubin, ptxas log) of one compilation without the cache."""
     program_type, options_type = _cuda_core()
     options = options_type(
         arch=arch, std=STANDARD, include_path=[str(path.parent)], ptxas_options=["-v"], name=path.name,
@@ -153,7 +154,7 @@ def run_nvrtc(path: Path, arch: str, kind: str, defines: Sequence[str] = ()) -> 
     log = io.StringIO()
     try:
         program = program_type(path.read_text(), "c++", options)
-        code = bytes(program.compile(kind, logs=log).code)
+        code = bytes(program.compile("cubin", logs=log).code)
     except Exception as error:  # cuda.core raises its own type, which differs between its releases
         lines = [line for line in f"{error}\n{log.getvalue()}".splitlines() if "error" in line.lower()]
         raise CompileError(f"{path.name} does not compile for {arch}: {' | '.join(lines[:4]) or error}") from error
@@ -182,15 +183,15 @@ def read_with_includes(path: Path) -> str:
 def ptxas_figures(log: str) -> dict[str, Figures]:
     """Figures by entry name from a `ptxas -v` log."""
     figures: dict[str, Figures] = {}
-    name, stack = "", (0, 0, 0)
+    name, target, stack = "", "", (0, 0, 0)
     for line in log.splitlines():
         if entry := _ENTRY_LINE.search(line):
-            name, stack = entry[1], (0, 0, 0)
+            name, target, stack = entry[1], entry[2], (0, 0, 0)
         elif frame := _STACK_LINE.search(line):
             stack = (int(frame[1]), int(frame[2]), int(frame[3]))
         elif name and (used := _USED_LINE.search(line)):
             shared = _SHARED.search(line)
-            figures[name] = Figures(int(used[1]), stack[1], stack[2], stack[0], int(shared[1]) if shared else 0)
+            figures[name] = Figures(target, int(used[1]), stack[1], stack[2], stack[0], int(shared[1]) if shared else 0)
             name = ""
     return figures
 

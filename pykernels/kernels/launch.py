@@ -1,7 +1,7 @@
 """What it costs to ask a GPU for anything: the time of an empty kernel by each way of asking.
 
-`plain`: launch and wait. `graph`: launch a graph of one node and wait. `back-to-back`: one of many launches in a row, device
-time. `persistent`: a running kernel polls a word in mapped host memory and answers in another.
+`plain`: launch and wait. `graph`: launch a graph of one node and wait. `back-to-back`: one of many launches in a row,
+device time. `persistent`: a running kernel polls a word in mapped host memory and answers in another.
 """
 
 from __future__ import annotations

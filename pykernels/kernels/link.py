@@ -1,7 +1,7 @@
 """Copies by the driver: over the host link in either direction or both at once, inside a GPU's memory, to a peer GPU.
 
-The host side's memory is the placement's: pinned (default), pageable, or managed (migrated, not copied). GB/s counts each
-byte that crosses a link once; `d2d`, the library's copy inside device memory, counts it read and written.
+The host side's memory is the placement's: pinned (default), pageable, or managed (migrated, not copied). GB/s counts
+each byte that crosses a link once; `d2d`, the library's copy inside device memory, counts it read and written.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pykernels.backends.cuda_compile import read_with_includes, sources
 SHIM = Path(__file__).parent / "shim"
 #: set in the process that test_cuda_sanitize starts
 SANITIZE = os.environ.get("PYKERNELS_SHIM_SANITIZE") == "1"
-FLAGS = ("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas",
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas",
          "-Wno-unused")  # fmt: skip
 
 

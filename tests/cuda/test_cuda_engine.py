@@ -1,0 +1,269 @@
+"""The engine's paths on a scripted device: timing, clocks, throttling, errors, memory, modes, launch paths, ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fake_gpu import FACTS, FakeDevice, Script
+
+from pykernels.backends import cuda, cuda_driver
+from pykernels.backends.cuda import CudaSession
+from pykernels.errors import DeviceLost, PykernelsError
+from pykernels.kernels.stream import Stream
+from pykernels.machine.gpu import Reading, Sensors
+from pykernels.measure.sampling import Settings
+from pykernels.model import (
+    Case, Conditions, Crashed, Gpu, Implementation, Machine, Measured, Placement, Problem, Skipped,
+)  # fmt: skip
+from pykernels.registry import case_to_builtins
+from pykernels.worker import Tune, Visit, answer
+
+Opener = Callable[..., CudaSession]
+COPY = Stream(op="copy", n=1000, dtype="fp32")
+GPU = Gpu(index=0, name="Fake H100", memory_bytes=1 << 26, compute_capability="9.0", sms=2, driver="CUDA 13.0")
+MACHINE = Machine(id="test", arch="x86_64", gpus=(GPU, Gpu(index=1, name="Fake H100 MIG 1g.10gb", mig="1g.10gb")))
+
+
+def case(problem: Problem = COPY, variant: str = "b16:4", **placement: str) -> Case:
+    return Case(problem, Implementation("cuda", "", variant), Placement(device="gpu:0", **placement))
+
+
+def visit(session: CudaSession, problem: Problem = COPY, variant: str = "b16:4") -> Any:
+    settings = Settings(visit_s=0.001, max_samples=10)
+    return answer(session, Visit(case_to_builtins(case(problem, variant)), variant, settings, seed=1))
+
+
+def runner_of(session: CudaSession, problem: Problem = COPY, variant: str = "b16:4") -> Any:
+    return session.prepare(problem, Implementation("cuda", "", variant))
+
+
+def fake(session: CudaSession) -> FakeDevice:
+    assert isinstance(session.device, FakeDevice)
+    return session.device
+
+
+def test_a_visit_ends_in_a_measured_outcome(fake_session: Opener) -> None:
+    reply = visit(fake_session(Script(launch_s=lambda symbol, launch: 5e-6)))
+    assert isinstance(reply.outcome, Measured)
+    assert reply.outcome.samples_s == pytest.approx([5e-6] * len(reply.outcome.samples_s))
+    assert len(reply.outcome.host_s) == len(reply.outcome.samples_s)
+    facts = reply.conditions.facts
+    assert (facts["grid"], facts["block"], facts["symbol"]) == (8, 256, "stream__copy__fp32__b16")
+    assert (facts["arch"], facts["nvrtc"], facts["gpu"]) == ("sm_90", "13.0", "Fake H100")
+
+
+def test_a_tuning_pass_ranks_the_candidates(fake_session: Opener) -> None:
+    session = fake_session(Script(launch_s=lambda symbol, launch: 1e-5 if "b16" in symbol else 2e-5))
+    reply = answer(session, Tune(case_to_builtins(case(variant="")), ["b4:4", "b16:4"]))
+    assert reply.seconds == pytest.approx({"b4:4": 2e-5, "b16:4": 1e-5})
+
+
+def test_every_buffer_is_given_back(fake_session: Opener) -> None:
+    session = fake_session()
+    before = set(fake(session).live)
+    runner = runner_of(session)
+    runner.sample(3, 2)
+    runner.close()
+    assert set(fake(session).live) == before
+
+
+def test_steady_spans_are_graphs_queued_behind_a_gate(fake_session: Opener) -> None:
+    session = fake_session()
+    runner = runner_of(session)
+    device = fake(session)
+    runner.sample(150, 1)
+    device.log.clear()
+    runner.sample(150, 1)
+    span = device.log[: device.log.index("clock____none__plain", 4) + 1]
+    assert span == [
+        "fill", "fill", "gate____none__plain", "clock____none__plain", "mark", "graph64", "graph64", "graph22", "mark",
+        "clock____none__plain",
+    ]  # fmt: skip
+
+
+def test_plain_launches_and_ungated_long_spans(fake_session: Opener) -> None:
+    session = fake_session(launch="plain")
+    runner = runner_of(session)
+    device = fake(session)
+    device.log.clear()
+    runner.sample(300, 1)
+    assert "gate____none__plain" not in device.log
+    assert device.log.count("stream__copy__fp32__b16") >= 300
+
+
+def test_a_loop_kernel_makes_its_passes_inside(fake_session: Opener) -> None:
+    session = fake_session()
+    runner = runner_of(session, Stream(op="load", n=1000, dtype="fp32"), "l2:2")
+    device = fake(session)
+    device.log.clear()
+    samples = runner.sample(50, 1)
+    assert device.log.count("stream__load__fp32__l2") == 1
+    assert samples.samples_s == pytest.approx([5e-6 / 50])
+    assert samples.host_s == []
+
+
+def test_cold_overwrites_twice_the_l2_before_every_call(fake_session: Opener) -> None:
+    session = fake_session(mode="cold")
+    runner = runner_of(session)
+    device = fake(session)
+    device.log.clear()
+    samples = runner.sample(4, 1)
+    assert session.flush_buffer().nbytes == 2 * FACTS.l2_bytes
+    assert device.log.count("fill") == 3 * 4  # the flush and the two clock tables
+    assert samples.samples_s == pytest.approx([5e-6])
+
+
+def test_throttling_shows_in_clock_and_reasons(fake_session: Opener) -> None:
+    def reading(now: float) -> Reading:
+        hot = now > 1.01
+        return Reading(
+            sm_mhz=1980.0, power_w=700.0, temperature_c=60.0 + 20 * hot, energy_j=700 * now,
+            throttle=("software power cap",) if hot else (),
+        )  # fmt: skip
+
+    script = Script(ghz=lambda now: 1.4 if now > 1.01 else 1.9, reading=reading, launch_s=lambda symbol, launch: 1e-3)
+    session = fake_session(script)
+    runner = runner_of(session)
+    samples = runner.sample(2, 10)
+    assert samples.clock_ghz[0] == pytest.approx(1.9, rel=0.01)
+    assert samples.clock_ghz[-1] == pytest.approx(1.4, rel=0.01)
+    facts = runner.facts()
+    assert facts["throttle"] == ["software power cap"]
+    assert facts["gpu_temperature_c"] == 80.0
+    assert facts["energy_j"] > 0
+
+
+def test_out_of_memory_is_a_record_and_leaks_nothing(fake_session: Opener) -> None:
+    session = fake_session()
+    before = set(fake(session).live)
+    reply = visit(session, Stream(op="copy", n=1 << 24, dtype="fp32"))
+    assert isinstance(reply.outcome, Crashed)
+    assert reply.outcome.how == "out of memory"
+    assert not reply.lost
+    assert set(fake(session).live) == before
+    assert isinstance(visit(session).outcome, Measured)  # the session still works
+
+
+@pytest.mark.parametrize("launch", [3, 8, 40])
+def test_a_lost_device_ends_the_worker_in_the_middle_of_a_run(fake_session: Opener, launch: int) -> None:
+    session = fake_session(Script(fail_at={launch: DeviceLost("launch: unspecified launch failure")}))
+    reply = visit(session)
+    assert isinstance(reply.outcome, Crashed)
+    assert (reply.outcome.how, reply.lost) == ("device lost", True)
+
+
+def test_each_gpu_is_opened_by_its_number() -> None:
+    opened = []
+    backend = cuda.CudaBackend(lambda index: opened.append(index) or FakeDevice(index))  # type: ignore[func-returns-value]
+    for device in ("gpu:0", "gpu:1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pykernels.backends.cuda_compile.supported_archs", lambda: (90,))
+            backend.open(Placement(device=device), MACHINE)
+    assert opened == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("placement", "problem", "reason"),
+    [
+        ({"device": "cpu"}, COPY, "runs on GPUs only"),
+        ({"device": "gpu:5"}, COPY, "there is no gpu:5 (there is gpu:0, gpu:1)"),
+        ({"ends": "G9"}, COPY, 'ends = "G9" is not one of a GPU'),
+        ({"mode": "warm"}, COPY, 'no mode "warm"'),
+        ({}, Stream(op="copy", n=1 << 24, dtype="fp32"), "its operands take 128 MiB"),
+    ],
+)
+def test_what_cannot_run_is_skipped_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, placement: dict[str, str], problem: Problem, reason: str
+) -> None:
+    backend = cuda.CudaBackend(FakeDevice)
+    monkeypatch.setattr(backend, "missing", lambda device: None)
+    wanted = Case(problem, Implementation("cuda"), Placement(**{"device": "gpu:0", **placement}))
+    skipped = backend.skip(wanted, MACHINE)
+    assert isinstance(skipped, Skipped)
+    assert reason in skipped.reason
+
+
+def test_without_a_gpu_the_reason_and_the_mend_are_given() -> None:
+    skipped = cuda.CudaBackend().skip(case(), Machine(id="none", arch="x86_64"))
+    assert skipped is not None
+    assert skipped.reason.startswith("there is no gpu:0")
+    assert skipped.hint == "pykernels check"
+
+
+def test_a_kernel_above_the_capability_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pykernels.kernels.mma import Mma
+
+    backend = cuda.CudaBackend(FakeDevice)
+    monkeypatch.setattr(backend, "missing", lambda device: None)
+    old = Machine(id="old", arch="x86_64", gpus=(Gpu(index=0, name="T4", compute_capability="7.5"),))
+    skipped = backend.skip(case(Mma(dtype="bf16", m=16, k=16), ""), old)
+    assert skipped is not None
+    assert skipped.reason == "needs compute capability 8.0; T4 has 7.5"
+
+
+class CudaError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"cudaError {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        (2, MemoryError, "cudaError 2"), (700, DeviceLost, "700"), (719, DeviceLost, "719"), (46, DeviceLost, "another process"),
+        (35, PykernelsError, "older than the CUDA runtime"), (218, PykernelsError, "older than the toolkit"),
+        (100, PykernelsError, "sees no device"), (1, CudaError, "cudaError 1"),
+    ],
+)  # fmt: skip
+def test_cuda_errors_become_the_kinds_that_the_engine_knows(status: int, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says), cuda_driver.translated("launch"):
+        raise CudaError(status)
+
+
+@pytest.mark.parametrize(
+    ("ends", "arrive", "leave"), [("G0", 0, 0), ("G1", 1, 0), ("G2", 1, 1), ("G3", 1, 1), ("G4", 1, 1)]
+)
+def test_ends_say_what_crosses_the_link(fake_session: Opener, ends: str, arrive: int, leave: int) -> None:
+    session = fake_session(ends=ends)
+    runner = runner_of(session, Stream(op="triad", n=1000, dtype="fp32"))
+    memory = runner.operands.buffers["a"].memory
+    assert memory == {"G3": "pinned", "G4": "managed"}.get(ends, "device")
+    samples = runner.sample(10, 1)
+    assert samples.samples_s == pytest.approx([5e-6 + (arrive + leave) * 4000 / 5e10])
+    runner.poison()
+    runner.run(1)
+    assert runner.outputs()["c"].shape == (1000,)
+
+
+class BrokenNvml:
+    def nvmlInit(self) -> None:
+        raise PermissionError("no permission")
+
+
+class PartialNvml:
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus: bytes) -> int:
+        return 7
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 350_000
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
+        return 0x04 | 0x20 | 0x01
+
+    def nvmlDeviceGetTemperature(self, handle: int, which: int) -> int:
+        raise RuntimeError("not permitted")
+
+
+def test_sensors_never_raise() -> None:
+    broken = Sensors("0000:00:00.0", BrokenNvml())
+    assert (broken.read(), broken.reason) == (Reading(), "NVML: no permission")
+    partial = Sensors("0000:00:00.0", PartialNvml()).read()
+    assert partial == Reading(power_w=350.0, throttle=("software power cap", "software thermal slowdown"))
+
+
+def test_conditions_take_the_facts(fake_session: Opener) -> None:
+    assert Conditions(facts=runner_of(fake_session()).facts()).facts["sms"] == 2
