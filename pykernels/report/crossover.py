@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,16 +114,17 @@ def _rate(value: float | None) -> str:
 def draw(report: Report, path: Path) -> Iterator[Path]:
     """Draw what the report holds beside `path` (.png or .svg): PATH-lines, PATH-terms, PATH-map; yields each file."""
     split = [curve for curve in report.curves if curve.answer.axis in ("batch", "pooling")]
-    pictures = (
-        ("lines", lambda: draw_lines(report.curves), bool(report.curves)),
-        ("terms", lambda: draw_terms(split), bool(split)),
-        ("map", lambda: draw_maps(report.planes), bool(report.planes)),
-    )
-    for name, make, wanted in pictures:
-        if wanted:
-            target = path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}")
-            _save(make(), target)
-            yield target
+    figures = {}
+    if report.curves:
+        figures["lines"] = draw_lines(report.curves)
+    if split:
+        figures["terms"] = draw_terms(split)
+    if report.planes:
+        figures["map"] = draw_maps(report.planes)
+    for name, figure in figures.items():
+        target = path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}")
+        _save(figure, target)
+        yield target
 
 
 def _save(figure: Any, target: Path) -> None:
@@ -149,9 +151,14 @@ def draw_lines(curves: Sequence[CurveView], most: int = 8) -> Any:
 
 
 def _readable(curves: Sequence[CurveView], most: int) -> list[CurveView]:
-    """The first `most` curves, those with a change of winner first."""
-    order = sorted(range(len(curves)), key=lambda k: (curves[k].answer.kind.startswith("none"), k))
-    return [curves[k] for k in sorted(order[:most])]
+    """At most `most` curves: those with a change of winner first, and of each axis some."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for k, curve in enumerate(curves):
+        dull = curve.answer.kind.startswith("none")
+        seen[f"{curve.answer.axis}{dull}"] += 1
+        ranked.append((dull, seen[f"{curve.answer.axis}{dull}"], k))
+    return [curves[k] for _, _, k in sorted(ranked)[:most]]
 
 
 def _draw_line(ax: Any, curve: CurveView) -> None:
@@ -179,8 +186,8 @@ def _draw_line(ax: Any, curve: CurveView) -> None:
     ends = [bound for bound in (answer.low, answer.high) if bound is not None]
     if answer.kind == "crossing" and answer.value is not None:
         if len(ends) == 2:
-            ax.axvspan(*ends, color="#8073ac", alpha=0.3, linewidth=0)
-        ax.axvline(answer.value, color="#542788", linewidth=1.2)
+            ax.axvspan(*ends, color="0.5" if modelled else "#8073ac", alpha=0.3, linewidth=0)
+        ax.axvline(answer.value, color="0.3" if modelled else "#542788", linewidth=1.2)
     if curve.log_axis:
         ax.set_xscale("log", base=2)
     _mark_places(ax, curve)
@@ -206,7 +213,12 @@ def _mark_places(ax: Any, curve: CurveView) -> None:
 
 
 def _label_places(ax: Any, axis: Any, curve: CurveView) -> None:
-    shown = curve.x if len(curve.x) <= 8 else curve.x[:: math.ceil(len(curve.x) / 7)]
+    place = math.log if curve.log_axis else float
+    apart = (place(curve.x[-1]) - place(curve.x[0])) / 9  # labels nearer than this would lie on each other
+    shown = curve.x[:1]
+    shown += [x for k, x in enumerate(curve.x[1:]) if place(x) - place(curve.x[k]) > apart / 2]
+    if len(shown) > 9:
+        shown = shown[:: math.ceil(len(shown) / 8)]
     ax.set_xticks(shown, [axis.format(x) for x in shown], fontsize=7)
     ax.minorticks_off()
     ax.set_xlabel({"table": "table size", "row_bytes": "row size"}.get(axis.name, axis.name) + _direction(axis.name))
@@ -234,7 +246,7 @@ def draw_terms(curves: Sequence[CurveView], most: int = 4) -> Any:
     for ax, curve in zip(axes, chosen, strict=True):
         _draw_terms(ax, curve)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
 
 
@@ -315,8 +327,12 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     ax.set_xlabel("batch")
     ax.set_ylabel("table size")
     marks = "dot: measured on both sides" if plane.measured else "no dot: the GPU side is not measured"
-    ax.set_title(f"{_fold(plane.workload)}\n{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu, 50)}\n"
-                 f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}", fontsize=7.5, loc="left")  # fmt: skip
+    lines = (
+        _fold(plane.workload),
+        f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu, 48)}",
+        f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}",
+    )
+    ax.set_title("\n".join(lines), fontsize=7.5, loc="left")
     return image
 
 

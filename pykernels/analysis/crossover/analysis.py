@@ -20,11 +20,11 @@ from pykernels.analysis.crossover.answers import (
 from pykernels.analysis.crossover.axes import AXES, LEAST_CELLS, Axis, groups
 from pykernels.analysis.crossover.breakeven import break_even, places, sensitivity
 from pykernels.analysis.crossover.claims import claims
-from pykernels.analysis.crossover.finder import Curve, Finding, find, t_interval
+from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values, t_interval
 from pykernels.analysis.crossover.generated import generated_groups
 from pykernels.analysis.crossover.points import Point
 from pykernels.analysis.crossover.sentences import sentence
-from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, points_of, sides_of
+from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, check_loads, points_of, sides_of
 from pykernels.analysis.crossover.sources import ENDS, EQUAL_ENDS, check_ends
 from pykernels.analysis.crossover.steps import capacity_edge, steps_on
 from pykernels.errors import UsageError, unknown
@@ -95,7 +95,8 @@ def _study_axes(sides: Sides, points: list[Point], options: Options) -> list[Stu
         if options.axes and name not in options.axes:
             continue
         chosen = points if name == "threads" else [point for point in points if point.threads == widest]
-        found = generated_groups(sides, chosen, axis) if axis.generated else groups(chosen, axis)
+        modelled = axis.generated and (sides.projection or sides.fit)
+        found = generated_groups(sides, chosen, axis) if modelled else groups(chosen, axis)
         whole = [group for group in found if len(group) >= LEAST_CELLS]
         if name in options.axes and not whole:
             raise UsageError(_too_few(name, found, sides))
@@ -117,6 +118,7 @@ def _too_few(name: str, found: list[list[Point]], sides: Sides) -> str:
 def _nothing(sides: Sides, ends: Sequence[str]) -> None:
     for end in ends:
         check_equal(sides, ENDS[end])
+        check_loads(sides, ENDS[end])
     if sides.options.per == "watt":
         raise UsageError("no cell has energy readings of both sides (RAPL, NVML), so nothing can be said per watt")
     metrics = ", ".join(sides.options.metrics) or "any metric"
@@ -156,8 +158,11 @@ def _study(sides: Sides, axis: Axis, group: list[Point], options: Options) -> St
         gpu=sides.what["GPU"],
     )
     finding = Finding(kind=REFUSED, labels=[], centre=[], low=[], high=[])
-    if not held or not curve.ratios:
-        answer.notes.append(f"the GPU's memory holds none of the {len(group)} tables")
+    if not held:
+        answer.kind = "none (CPU everywhere in range)"
+        answer.notes.append("only the CPU runs: the GPU's memory cannot hold the table")
+    elif not curve.ratios:
+        answer.notes.append("no launch was clean on both sides")
     else:
         finding = find(curve, options.band)
         _fill(answer, finding, sides, axis, held, curve, options)
@@ -201,6 +206,10 @@ def _fill(
         if held[0].rival.cell is None:
             _widen(answer, sides, held, curve)
         answer.sensitivity = sensitivity(held, curve, options.band)
+    if next_values(curve, finding) and axis.parameter:
+        answer.notes.append("the cells beside it are far apart: pykernels run --refine FILE measures between them")
+    if axis.name == "hit" and held[0].rival.cell is None:
+        answer.notes.append("for a table beyond GPU memory that the CPU gathers at this rate")
     if axis.name != "table" and sides.source in ("paired", "cross-machine") and answer.ends[-2:] in ("G3", "G5"):
         memory = held[0].gpu_judged.device.memory if held[0].gpu_judged and held[0].gpu_judged.device else math.inf
         if held[0].load.table_bytes <= memory:

@@ -147,6 +147,7 @@ def _decide(curve: Curve, finding: Finding) -> None:
     elif ties:
         finding.kind, finding.tie = "tie band", (min(ties), max(ties))
         finding.bracket = _around(curve.x, labels)
+        finding.notes += [f"elsewhere in range the {label} wins" for label in sorted(set(labels) - {"tie"})]
     else:
         finding.kind = f"none ({labels[0]} everywhere in range)"
     if finding.tie and finding.kind == "tie band":

@@ -22,9 +22,7 @@ HITS = tuple(k / 10 for k in range(11))
 
 def generated_groups(sides: Sides, points: Sequence[Point], axis: Axis) -> list[list[Point]]:
     """For each base point with host or device ends: the same call with another link, or with a row cache (G5) of
-    another hit share over a host table too large for the GPU. Empty where the GPU side is measured and not modelled."""
-    if not sides.projection and not sides.fit:
-        return []
+    another hit share over a host table too large for the GPU. The GPU side must be modelled."""
     if axis.name == "hit":
         return [[_with_hit(sides, point, hit) for hit in HITS] for point in bases(points)]
     return [[_with_link(sides, point, link) for link in LINKS] for point in bases(points)]

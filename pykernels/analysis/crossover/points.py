@@ -15,6 +15,9 @@ from pykernels.analysis.crossover.sources import Rival
 from pykernels.analysis.crossover.workload import Workload
 from pykernels.model import Machine
 
+#: Launches of run n are numbered from n times this on, so that those of several run files stay apart.
+RUN = 100_000
+
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A measured cell under its time roof: the device its run's ceilings make, the roof's terms, the share of it
@@ -66,14 +69,13 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def best_of(cells: Sequence[Cell]) -> tuple[Cell, dict[int, float]]:
-    """The best implementation by its median, and a cost for each launch.
+    """The best implementation by its median, and a cost for each launch of each run (run * RUN + launch).
 
     Each launch takes the implementation that is best over the other launches, so choosing costs no bias."""
-    launches = sorted({launch for cell in cells for launch in cell.costs})
     costs = {}
-    for launch in launches:
-        able = [cell for cell in cells if launch in cell.costs]
-        costs[launch] = min((_median_without(cell, launch), cell.costs[launch]) for cell in able)[1]
+    for run, launch in sorted({(cell.run, launch) for cell in cells for launch in cell.costs}):
+        able = [cell for cell in cells if cell.run == run and launch in cell.costs]
+        costs[run * RUN + launch] = min((_median_without(cell, launch), cell.costs[launch]) for cell in able)[1]
     return min(cells, key=lambda cell: _median_without(cell, None)), costs
 
 

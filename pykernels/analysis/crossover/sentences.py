@@ -37,26 +37,30 @@ def _finding(answer: Answer) -> str:
         return f"no conclusion over {name}: " + "; ".join(answer.notes)
     if answer.kind.startswith("none"):
         winner = "CPU" if "CPU" in answer.kind else "GPU"
-        return f"no crossover here, the {winner} wins at every {name} in range"
+        why = f" ({'; '.join(answer.notes)})" if answer.notes else ""
+        return f"no crossover here, the {winner} wins at every {name} in range{why}"
     if answer.kind == "tie band":
         first, last = answer.tie or (None, None)
         text = f"a tie from {name} {axis.format(first)} to {axis.format(last)}"
-        if answer.bracket and answer.tie and answer.bracket != answer.tie:
-            text += (
-                f", one side surely ahead between {axis.format(answer.bracket[0])} and {axis.format(answer.bracket[1])}"
-            )
+        if answer.notes:
+            text += f" ({'; '.join(answer.notes)})"
         return text
     if answer.kind == "several":
         places = [f"{event.to} from {axis.format(event.value)}{_at(event.at)}" for event in answer.events]
         return f"several changes of winner over {name}: " + ", then ".join(places)
     event = answer.events[0]
     if answer.kind == "capacity edge":
-        return f"the GPU wins until its memory ends at {axis.format(answer.value)}; beyond it only the CPU runs"
+        held, refused = (axis.format(place) for place in event.bracket)
+        return (
+            f"the GPU wins until its memory ends at {axis.format(answer.value)} ({held} fits, {refused} does not); "
+            "beyond it only the CPU runs"
+        )
     other = "CPU" if event.to == "GPU" else "GPU"
     low, high = (axis.format(bound) for bound in (answer.low, answer.high))
     bracket = f"measured cells {axis.format(event.bracket[0])} and {axis.format(event.bracket[1])}"
     value = axis.format(answer.value) + (f" [{low}, {high}]" if answer.interval else "") + _at(event.at)
-    return f"the {event.to} wins from {name} {value}, the {other} below ({bracket})"
+    notes = f" ({'; '.join(answer.notes)})" if answer.notes else ""
+    return f"the {event.to} wins from {name} {value}, the {other} below ({bracket}){notes}"
 
 
 def _at(at: str) -> str:

@@ -160,31 +160,29 @@ def points_of(sides: Sides, cpu_ends: str, gpu_ends: str, metric: str) -> list[P
     for cell in sides.cpu:
         if cell.ends == cpu_ends and cell.metric == metric and cell.device == device and not cell.refused:
             mine.setdefault((cell.load, cell.threads), []).append(cell)
-    theirs: dict[Workload, list[Cell]] = {}
+    theirs: dict[Workload, dict[float, list[Cell]]] = {}  # a row cache of another hit share is another opponent
     for cell in sides.gpu:
         if cell.ends == gpu_ends and (cell.metric == metric or cell.refused):
-            theirs.setdefault(cell.load, []).append(cell)
-    if not sides.projection and not sides.fit:
-        _same_loads(sides, cpu_ends, gpu_ends, mine, theirs)
+            theirs.setdefault(cell.load, {}).setdefault(round(cell.hit or 0.0, 2), []).append(cell)
     found = []
     for (load, threads), cells in mine.items():
-        rival, judged, paths = _rival(sides, load, cpu_ends, gpu_ends, theirs.get(load, []))
-        if rival is None:
-            continue
+        rivals = [_rival(sides, load, cpu_ends, gpu_ends, some) for some in theirs.get(load, {0.0: []}).values()]
         best, costs = best_of(cells)
-        found.append(
+        found += [
             Point(
                 load=load,
                 threads=threads,
                 metric=metric,
                 cpu=best,
-                cpu_costs=_keyed(costs, best.run, sides, _price(sides, best.device)),
+                cpu_costs=_keyed(costs, sides, _price(sides, best.device)),
                 cpu_judged=_judge(sides, best),
                 rival=rival,
                 gpu_judged=judged,
                 paths=paths,
             )
-        )
+            for rival, judged, paths in rivals
+            if rival is not None
+        ]
     return found
 
 
@@ -210,7 +208,7 @@ def _rival(
         ends=gpu_ends,
         how=best.how,
         path=best.path,
-        costs=_keyed(costs, best.run, sides, _price(sides, best.device)),
+        costs=_keyed(costs, sides, _price(sides, best.device)),
         cell=best,
         hit=best.hit,
     )
@@ -243,11 +241,10 @@ def _judge(sides: Sides, cell: Cell, host_result: bool = True) -> Judged:
     return judged
 
 
-def _keyed(costs: dict[int, float], run: int, sides: Sides, factor: float) -> dict[int, float]:
-    """Launches of one host keep their pairing (run and launch); those of two are independent and pair by order."""
-    if sides.paired:
-        return {run * 100_000 + launch: cost * factor for launch, cost in costs.items()}
-    return {rank: costs[launch] * factor for rank, launch in enumerate(sorted(costs))}
+def _keyed(costs: dict[int, float], sides: Sides, factor: float) -> dict[int, float]:
+    """Launches of one host keep their pairing; those of two hosts are independent and pair by order."""
+    keys = sorted(costs) if sides.paired else range(len(costs))
+    return {key: costs[launch] * factor for key, launch in zip(keys, sorted(costs), strict=True)}
 
 
 def _price(sides: Sides, device: str) -> float:
@@ -263,17 +260,13 @@ def _price(sides: Sides, device: str) -> float:
     return sides.options.prices[device][0]
 
 
-def _same_loads(
-    sides: Sides,
-    cpu_ends: str,
-    gpu_ends: str,
-    mine: dict[tuple[Workload, int], list[Cell]],
-    theirs: dict[Workload, list[Cell]],
-) -> None:
+def check_loads(sides: Sides, cpu_ends: str) -> None:
     """Raise UsageError where both sides have cells and not one workload in common, naming what differs."""
-    loads = {load for load, _ in mine}
-    if not loads or not theirs or loads & theirs.keys():
+    loads = {cell.load for cell in sides.cpu if cell.ends == cpu_ends}
+    theirs = {cell.load for cell in sides.gpu if cell.ends in EQUAL_ENDS[cpu_ends]}
+    if not loads or not theirs or loads & theirs:
         return
+    gpu_ends = " or ".join(sorted({cell.ends for cell in sides.gpu if cell.load in theirs} - {"G0"}))
     one, other = min(((a, b) for a in loads for b in theirs), key=lambda pair: len(_differences(*pair)))
     fields = [f"{field} {getattr(one, field)} against {getattr(other, field)}" for field in _differences(one, other)]
     raise UsageError(

@@ -41,7 +41,7 @@ MACHINE = Machine(
     arch="x86_64",
     cpu_model="Example CPU",
     cores=tuple(Core(k, (k,)) for k in range(2)),
-    caches=tuple(Cache("L2", 1024**2, (k,)) for k in range(2)) + (Cache("L3", 32 * 1024**2, (0, 1)),),
+    caches=(*(Cache("L2", 1024**2, (k,)) for k in range(2)), Cache("L3", 32 * 1024**2, (0, 1))),
     affinity=(0, 1),
     gpus=(Gpu(0, "Example GPU", memory_bytes=16 * GIB, l2_bytes=0),),
 )
@@ -57,13 +57,15 @@ def loads(**axes: Sequence[Any]) -> list[Workload]:
 
 def run_of(records: Iterable[Record], machine: Machine = MACHINE, path: str = "lab7.jsonl") -> Any:
     """A run file in memory, as `store.load_run` would give it."""
-    return SimpleNamespace(path=path, header=SimpleNamespace(machine=machine, source="simulated"), records=list(records))
+    return SimpleNamespace(
+        path=path, header=SimpleNamespace(machine=machine, source="simulated"), records=list(records)
+    )
 
 
 def lookups(
     side: str, ends: str, workloads: Iterable[Workload], *, device: model.Device | None = None, noise: float = 0.005,
-    launches: int = 5, seed: int = 0, paths: Sequence[str] = PATHS, slow: float = 1.0, facts: dict[str, Any] | None = None,
-    threads: int = 2, hit: float | None = None,
+    launches: int = 5, seed: int = 0, paths: Sequence[str] = PATHS, slow: float = 1.0, threads: int = 2,
+    facts: dict[str, Any] | None = None, hit: float | None = None,
 ) -> list[Record]:  # fmt: skip
     """Records of one side. A GPU beyond its memory is refused by its allocator; `slow` multiplies every time."""
     device = device or (GPU if side == "GPU" else CPU)
@@ -92,7 +94,8 @@ def record(
         "tables": str(load.tables), "rows": str(load.rows), "dim": str(load.dim), "bags": str(load.bags),
         "pooling": f"{load.pooling:g}", "zipf": f"{load.zipf:g}", "workload": load.name,
     }  # fmt: skip
-    case_id = f"embedding_bag[{','.join(f'{k}={v}' for k, v in params.items())},{load.dtype}] native @{device}*{threads}{{{path},{ends}}}"
+    named = ",".join(f"{k}={v}" for k, v in params.items())
+    case_id = f"embedding_bag[{named},{load.dtype}] native @{device}*{threads}{{{path},{ends}}}"
     return Record(
         case_id=case_id,
         case=short_hash(case_id),
