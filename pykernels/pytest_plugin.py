@@ -253,7 +253,10 @@ class SweepItem(pytest.Item):
         _name_in_junit(self)
         answer = self.sweep.results().answer(self.check)
         self.user_properties += answer.properties
-        report(self.config, answer, self._rerun(), warn=self.warn)
+        report(self.config, answer, self._rerun(), warn=self._warn)
+
+    def _warn(self, warning: Warning) -> None:
+        warnings.warn_explicit(warning, None, filename=str(_near(self.path)), lineno=1)
 
     def _rerun(self) -> str:
         pattern = self.check.case.hash if self.check.case else self.name
