@@ -6,13 +6,15 @@ import math
 import re
 
 from pykernels.errors import UsageError, unknown
-from pykernels.model import Cache, Core, Machine, Space
+from pykernels.model import Cache, Core, Gpu, Machine, Space
 from pykernels.units import GIB, KIB, MIB, format_size, parse_size
 
 #: Assumed where a machine states no caches at all: small enough to lie inside those of any server CPU of this century's
 #: second decade and later; the last level is set large, since DRAM must lie outside it.
 FALLBACK = {"L1": 32 * KIB, "L2": 256 * KIB, "L3": 4 * MIB}
 FALLBACK_LLC = 64 * MIB
+#: Assumed of a GPU that is not there, so that a plan can list the cases it skips.
+FALLBACK_GPU = Gpu(index=0, name="", memory_bytes=80 * GIB, sms=132, l2_bytes=50 * MIB)
 
 LEVELS = ("L1", "L2", "L3", "DRAM")
 _RELATIVE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(%\s*memory|L[1-4]|DRAM|[A-Za-z]+)\s*$")
@@ -105,8 +107,6 @@ def space_for(machine: Machine, device: str = "cpu", threads: int = 1, dram_fact
     """Sizes for a placement on any device, CPU or GPU; raises UsageError for a device that the machine does not have
     (a GPU may be absent: its sizes are then assumed, so that a plan can list the cases it skips)."""
     if device.startswith("gpu"):
-        from pykernels.machine.gpu import GpuSpace
-
         return GpuSpace(machine, device, dram_factor)
     return MachineSpace(machine, device, threads, dram_factor)
 
@@ -172,11 +172,7 @@ class MachineSpace:
             raise UsageError(f'"{text}" is not a size (write it as "0.4 L2", "4 L3", "25% memory" or "64 MiB")')
         else:
             nbytes = parse_size(text)
-        if self.available and nbytes > self.available:
-            raise UsageError(
-                f'size "{text}" is {format_size(nbytes)}, beyond memory: "{self.device}" has '
-                f"{format_size(self.available)} available of {format_size(self.memory)}"
-            )
+        _check_fits(text, nbytes, self.device, self.available, self.memory)
         return nbytes
 
     def _touched(self, level: str) -> tuple[Cache, ...]:
@@ -199,3 +195,55 @@ class MachineSpace:
         capacity = self._capacity(level)
         team = set(self.cpus)
         return min((c.bytes // max(1, len(team.intersection(c.cpus))) for c in self._touched(level)), default=capacity)
+
+
+class GpuSpace:
+    """Sizes on a GPU (model.Space); `threads` is its number of multiprocessors.
+
+    Working sets over the whole GPU: L2 3/8 of it (it is two partitions: half of it is where the second begins); DRAM
+    `dram_factor` L2s but 256 MiB at least, at most 25% of its memory. A GPU that is not there is FALLBACK_GPU.
+    """
+
+    levels = ("L2", "DRAM")
+
+    def __init__(self, machine: Machine, device: str = "gpu:0", dram_factor: float = 8.0) -> None:
+        number = device.removeprefix("gpu:")
+        if not number.isdecimal():
+            raise unknown("device", device, devices(machine) if machine.gpus else ["gpu:0"])
+        gpu = next((gpu for gpu in machine.gpus if gpu.index == int(number)), None)
+        self.assumed = gpu is None
+        self.gpu = gpu or FALLBACK_GPU
+        self.device = device
+        self.threads = self.gpu.sms or FALLBACK_GPU.sms
+        self.dram_factor = dram_factor
+        self.memory = self.gpu.memory_bytes or FALLBACK_GPU.memory_bytes
+        self.llc_bytes = self.gpu.l2_bytes or FALLBACK_GPU.l2_bytes
+
+    def level_bytes(self, level: str) -> int:
+        """Working set that lies well inside `level`; raises NoSuchLevel for one that is not listed in `levels`."""
+        if level == "L2":
+            return self.llc_bytes * 3 // 8 // KIB * KIB
+        if level == "DRAM":
+            return min(max(int(self.dram_factor * self.llc_bytes), 256 * MIB), self.memory // 4) // MIB * MIB
+        raise NoSuchLevel(f'level "{level}": "{self.device}" has {", ".join(self.levels)}')
+
+    def size(self, text: str) -> int:
+        """Bytes of "64 MiB", "0.4 L2" or "25% memory"; UsageError where it makes no sense or is beyond the memory."""
+        match = _RELATIVE.match(text)
+        if match and match[2].endswith("memory") and "%" in match[2]:
+            nbytes = int(float(match[1]) / 100 * self.memory)
+        elif match and match[2] in FALLBACK:
+            if match[2] not in self.levels:
+                raise NoSuchLevel(f'size "{text}": "{self.device}" has {", ".join(self.levels)}')
+            nbytes = int(float(match[1]) * self.llc_bytes)
+        else:
+            nbytes = parse_size(text)
+        _check_fits(text, nbytes, self.device, self.memory, self.memory)
+        return nbytes
+
+
+def _check_fits(text: str, nbytes: int, device: str, available: int, memory: int) -> None:
+    """Raise UsageError if a size is beyond the memory that is available (0: not known)."""
+    if available and nbytes > available:
+        there = f"{format_size(available)} available of {format_size(memory)}"
+        raise UsageError(f'size "{text}" is {format_size(nbytes)}, beyond memory: "{device}" has {there}')

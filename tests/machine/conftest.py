@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `trees`, which is shared by this folder's tests only
 
-from trees.generate import MACHINES, Files, machine, write
+from trees.generate import MACHINES, Files, machine, overlay, write
 
 from pykernels.machine.cpu import read_machine
 from pykernels.model import Machine
@@ -29,11 +29,13 @@ def machines(recorded: dict[str, Path]) -> dict[str, Machine]:
 
 
 @pytest.fixture
-def changed(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a recorded machine with some files replaced, and those below some paths left out."""
+def changed(tmp_path: Path, recorded: dict[str, Path]) -> Callable[..., Path]:
+    """Writes a recorded machine with some files replaced or added, or those left out whose path has a part in it."""
 
-    def build(name: str, replace: Files | None = None, without: tuple[str, ...] = ()) -> Path:
-        files = {path: text for path, text in machine(name).items() if not any(part in path for part in without)}
-        return write(tmp_path / "root", files | (replace or {}))
+    def build(name: str, files: Files | None = None, without: tuple[str, ...] = ()) -> Path:
+        if not without:
+            return overlay(recorded[name], tmp_path / name, files or {})
+        kept = {path: text for path, text in machine(name).items() if not any(part in path for part in without)}
+        return write(tmp_path / name, kept | (files or {}))
 
     return build

@@ -13,7 +13,15 @@ from trees.generate import CPU
 
 from pykernels.errors import UsageError
 from pykernels.machine.cpu import read_machine
-from pykernels.machine.placement import MachineSpace, NoSuchLevel, cpus_for, devices, space_for, threads_default
+from pykernels.machine.placement import (
+    GpuSpace,
+    MachineSpace,
+    NoSuchLevel,
+    cpus_for,
+    devices,
+    space_for,
+    threads_default,
+)
 from pykernels.model import Gpu, Machine
 from pykernels.units import GIB, KIB, MIB
 
@@ -133,9 +141,9 @@ def test_sub_numa_node_lies_under_its_sockets_l3(machines: dict[str, Machine]) -
 
 
 def test_no_l3(machines: dict[str, Machine]) -> None:
-    space = MachineSpace(machines["altra"], "cpu", 80)
+    space = MachineSpace(machines["altra"], "cpu", 32)
     assert space.levels == ("L1", "L2", "DRAM")
-    assert space.level_bytes("DRAM") == 8 * 80 * MIB
+    assert space.level_bytes("DRAM") == 8 * 32 * MIB
     for ask in (lambda: space.level_bytes("L3"), lambda: space.size("4 L3")):
         with pytest.raises(NoSuchLevel, match=r'level "L3": .* \(it has L1, L2\)'):
             ask()
@@ -210,6 +218,24 @@ def test_a_space_for_every_device(machines: dict[str, Machine]) -> None:
     gpu = Gpu(index=0, name="NVIDIA H100", memory_bytes=80 * GIB, sms=132, l2_bytes=50 * MIB, compute_capability="9.0")
     assert space_for(replace(xeon, gpus=(gpu,)), "gpu:0").level_bytes("DRAM") == 400 * MIB
     assert space_for(xeon, "gpu:0").size("64 MiB") == 64 * MIB
+
+
+def test_sizes_on_a_gpu(machines: dict[str, Machine]) -> None:
+    gpu = Gpu(index=1, name="NVIDIA H100", memory_bytes=80 * GIB, sms=132, l2_bytes=50 * MIB, compute_capability="9.0")
+    machine = replace(machines["xeon_snc"], gpus=(gpu,))
+    space = GpuSpace(machine, "gpu:1")
+    assert (space.threads, space.assumed) == (132, False)
+    assert space.level_bytes("L2") == 18.75 * MIB
+    assert space.size("25% memory") == 20 * GIB
+    assert space.size("0.5 L2") == 25 * MIB
+    with pytest.raises(UsageError, match=r"beyond memory: \"gpu:1\" has 80 GiB"):
+        space.size("100 GiB")
+    for ask in (lambda: space.size("4 L3"), lambda: space.level_bytes("L1")):
+        with pytest.raises(NoSuchLevel, match=r"has L2, DRAM"):
+            ask()
+    assert GpuSpace(machine, "gpu:0").assumed
+    with pytest.raises(UsageError, match='unknown device "gpux"'):
+        space_for(machine, "gpux")
 
 
 def test_this_machine() -> None:

@@ -22,10 +22,32 @@ _V3 = _V4.partition(" avx512f")[0]
 
 def write(root: Path, files: Files) -> Path:
     """Write the tree below `root` and return it."""
+    made: set[str] = set()
     for path, text in files.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text + "\n")
+        folder = path.rpartition("/")[0]
+        if folder not in made:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            made.add(folder)
+        with open(f"{root}/{path}", "w") as file:  # noqa: PTH123 - thousands of files
+            file.write(text + "\n")
+    return root
+
+
+def overlay(base: Path, root: Path, files: Files) -> Path:
+    """The tree of `base` with some files replaced or added: folders without a change are links to those of `base`."""
+    root.mkdir()
+    inside: dict[str, Files] = {}
+    for path, text in files.items():
+        name, _, rest = path.partition("/")
+        inside.setdefault(name, {})[rest] = text
+    for name in {entry.name for entry in base.iterdir()} if base.is_dir() else ():
+        if name not in inside:
+            (root / name).symlink_to(base / name)
+    for name, changes in inside.items():
+        if "" in changes:
+            (root / name).write_text(changes[""] + "\n")
+        else:
+            overlay(base / name, root / name, changes)
     return root
 
 
@@ -50,9 +72,10 @@ def add_cpu(
     files[f"{base}/topology/physical_package_id"] = str(socket)
     for index, (level, kind, kib, ways, shared) in enumerate(caches):
         where = f"{base}/cache/index{index}"
+        files |= {f"{where}/level": str(level), f"{where}/type": kind}
+        if kind == "Instruction":
+            continue
         files |= {
-            f"{where}/level": str(level),
-            f"{where}/type": kind,
             f"{where}/size": f"{kib}K",
             f"{where}/ways_of_associativity": str(ways),
             f"{where}/coherency_line_size": "64",
@@ -173,14 +196,14 @@ def _graviton2() -> Files:
 
 @cache
 def _graviton3() -> Files:
-    files = _arm_server(64, 32768, _arm(0x41, 0xD40, _ARM_FLAGS + " sve i8mm bf16"))
+    files = _arm_server(16, 32768, _arm(0x41, 0xD40, _ARM_FLAGS + " sve i8mm bf16"))
     return files | {"proc/sys/abi/sve_default_vector_length": "32"}
 
 
 @cache
 def _altra() -> Files:
-    """80 Neoverse N1 whose system-level cache the kernel does not list."""
-    return _arm_server(80, 0, _arm(0x41, 0xD0C, _ARM_FLAGS))
+    """32 Neoverse N1 whose system-level cache the kernel does not list."""
+    return _arm_server(32, 0, _arm(0x41, 0xD0C, _ARM_FLAGS))
 
 
 @cache
