@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees.generate import CPU
 
-from pykernels.machine import cpu
+from pykernels.machine import cpu, microarchitectures
 from pykernels.machine.cpu import fingerprint, read_machine
 from pykernels.machine.tree import Tree, cpu_list, format_cpus
 from pykernels.model import Machine
@@ -237,3 +237,10 @@ def test_this_machines_levels_agree_with_cpuinfo() -> None:
 @given(st.sets(st.integers(0, 400)))
 def test_cpu_lists_round_trip(cpus: set[int]) -> None:
     assert set(cpu_list(format_cpus(tuple(cpus)))) == cpus
+
+
+def test_a_cpu_of_no_known_design_gets_a_label_only_where_it_runs(changed: Changed) -> None:
+    strange = {"proc/cpuinfo": "vendor_id\t: Strange\ncpu family\t: 99\nmodel\t: 1\nflags\t: fpu"}
+    machine = read_machine(changed("laptop", strange))
+    assert (machine.microarchitecture, machine.isa) == ("", ())
+    assert microarchitectures.archspec_label(True) != ""
