@@ -90,7 +90,7 @@ def trends_text(page: Trends) -> str:
     if page.placed:
         parts.append(
             columns(
-                "This device on the lines (measured)",
+                "This device on the lines (measured; beyond 2022 the lines are extrapolated)",
                 ("device", "what", "value", "95%", "unit", "line now", "ratio", "line was there in"),
                 [(p.device, p.what, p.value, _interval(p.low, p.high), p.unit, p.line, p.ratio, f"{p.line_year:.1f}")
                  for p in page.placed],
@@ -291,6 +291,7 @@ def memory_text(page: Memory) -> str:
         times: list[Row] = [(f"stage {k.stage}", k.link, _span(k.seconds)) for k in page.links]
         parts.append(columns("Link time of a step (modelled from the measured link)", ("", "link", "time"), times))
     parts += page.fits
+    parts += ["\n".join(page.unpredicted)] if page.unpredicted else []
     parts += _tail(page.measure_with, "recompute or read back, and link times, at this machine's roofs")
     return "\n\n".join(parts)
 

@@ -3,6 +3,7 @@ off the numbers (`yes`, `no`, `not measured`) and why."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ import msgspec
 from pykernels.analysis.wall import data, memory, precision, sparsity, transformer, trends
 from pykernels.analysis.wall.measured import BreakEven, LeftOfRidge, MeasuredGain
 from pykernels.analysis.wall.predict import Ratio, shape_holds
-from pykernels.analysis.wall.roofs import Place, based
+from pykernels.analysis.wall.roofs import Estimate, Place, based
 
 Verdict = Literal["yes", "no", "not measured"]
 
@@ -46,16 +47,30 @@ _UNREAD = "the paper's own figure was not opened: recalled only"
 
 def table(found: Found | None = None) -> list[Claim]:
     """All claims, in the order of the paper."""
-    return [
-        Claim(number, claim, published, *answer(found or Found()))
-        for number, (claim, published, answer) in enumerate(_CLAIMS, 1)
-    ]
+    rows = []
+    for number, (claim, published, answer) in enumerate(_CLAIMS, 1):
+        here, source, verdict, why = answer(found or Found())
+        if verdict == "not measured" and source == "measured" and here != "-":
+            why = f"the interval is too wide to decide; {why}"
+        rows.append(Claim(number, claim, published, here, source, verdict, why))
+    return rows
 
 
 def _main(found: Found) -> Place | None:
     """The placement the page speaks of: the CPU (else the first device) with the most threads."""
     order = sorted(found.places, key=lambda p: (p.device != "cpu", -p.threads))
     return order[0] if order else None
+
+
+def _decide(low: float, high: float, limit: float) -> Verdict:
+    """`yes` where the whole interval is above the limit, `no` where it is below; a straddling one decides nothing."""
+    return "yes" if low > limit else "no" if high <= limit else "not measured"
+
+
+def _quotient(above: Estimate, below: Estimate) -> Estimate:
+    """Ratio of two measured values, bounds from bounds."""
+    low = above.low / below.high if below.high else 0.0
+    return Estimate(above.value / below.value, low, above.high / below.low if below.low else math.inf)
 
 
 def _growth(series: str, published: float) -> Callable[[Found], Answer]:
@@ -123,7 +138,7 @@ def _three_walls(found: Found) -> Answer:
         )  # fmt: skip
     lines = band.value * latency / 64
     here = f"{band.value / 1e9:.3g} GB/s x {latency * 1e9:.3g} ns = {lines:.0f} lines of 64 B in flight"
-    verdict: Verdict = "yes" if lines > 16 else "no"
+    verdict = _decide(band.low * latency / 64, band.high * latency / 64, 16)
     return here, "measured", verdict, "yes: more than a core keeps by itself; dependent access has one at a time"
 
 
@@ -189,11 +204,11 @@ def _communication(found: Found) -> Answer:
     for place in found.places:
         links, top = [r for r in place.roofs if r.kind == "link"], place.peak("bf16") or place.peak("fp32")
         if links and top:
-            peak_per_byte = top.value / based(max(links, key=lambda r: r.value)).value
-            here = f"{place.device}: {peak_per_byte:.3g} FLOP per link byte"
+            per_byte = _quotient(top, based(max(links, key=lambda r: r.value)))
+            here = f"{place.device}: {per_byte.value:.3g} FLOP per link byte"
             memory_ridge = place.ridge("bf16") or place.ridge("fp32")
-            starved = memory_ridge is None or peak_per_byte > memory_ridge.value
-            return here, "measured", "yes" if starved else "no", "yes: a link byte must be used more than a memory byte"
+            verdict = _decide(per_byte.low, per_byte.high, memory_ridge.value if memory_ridge else 1.0)
+            return here, "measured", verdict, "yes: a link byte must be used more often than a memory byte"
     return here, "computed", "not measured", "no link roof in the run"
 
 
@@ -236,14 +251,10 @@ def _half(found: Found) -> Answer:
     for place in found.places:
         half, full = place.peak("bf16") or place.peak("fp16"), place.peak("fp32")
         if half and full:
-            gain = half.value / full.value
-            here = f"{place.device}*{place.threads}: measured 16-bit peak {gain:.2f}x the fp32 peak"
-            return (
-                here,
-                "measured",
-                "yes" if gain > 1.05 else "no",
-                "bytes of activations and traffic halve; state does not",
-            )
+            gain = _quotient(half, full)
+            here = f"{place.device}*{place.threads}: measured 16-bit peak {gain.value:.2f}x the fp32 peak"
+            why = "bytes of activations and traffic halve; state does not"
+            return here, "measured", _decide(gain.low, gain.high, 1), why
     return here, "computed", "not measured", "no 16-bit and fp32 compute roof of one placement in the run"
 
 
@@ -254,9 +265,9 @@ def _mixed(found: Found) -> Answer:
     for place in found.places:
         narrow, wide = place.peak("int8"), place.peak("bf16")
         if narrow and wide:
-            gain = narrow.value / wide.value
-            here += f"; {place.device}*{place.threads}: measured int8 peak {gain:.2f}x bf16"
-            return here, "measured", "yes" if gain > 1.05 else "no", "int8 operations against bf16 FLOP"
+            gain = _quotient(narrow, wide)
+            here += f"; {place.device}*{place.threads}: measured int8 peak {gain.value:.2f}x bf16"
+            return here, "measured", _decide(gain.low, gain.high, 1), "int8 operations against bf16 FLOP"
     return here, "computed", "not measured", "no int8 and bf16 compute roof of one placement in the run"
 
 
@@ -283,7 +294,7 @@ def _quantization(found: Found) -> Answer:
     top = max(found.gains, key=lambda g: g.measured.value)
     here = f"best: {top.dtype} {top.kernel} {top.measured.value:.2f}x over fp32 (its bytes allow {top.byte_ratio:.2f}x)"
     ten = "10x over fp32 is reached" if top.measured.value >= 10 else "none reaches 10x over fp32"
-    return here, "measured", "yes" if top.measured.low > 1 else "no", f"{ten}; {_UNREAD}"
+    return here, "measured", _decide(top.measured.low, top.measured.high, 1), f"{ten}; {_UNREAD}"
 
 
 def _pruning(found: Found) -> Answer:
@@ -295,11 +306,12 @@ def _pruning(found: Found) -> Answer:
         return here, "computed", "not measured", f"no sparse product in the run; {_UNREAD}"
     first = known[0]
     here = f"CSR {first.dtype} {first.shape}: measured break-even at density {first.measured:.2f}"
-    faster = (first.measured or 0.0) > 0.2
-    why = f"80% pruned is {'faster' if faster else 'slower'} here"
+    value = first.measured or 0.0
+    why = f"80% pruned is {'faster' if value > 0.2 else 'slower'} here"
     if first.derived is not None:
         why += f"; its bytes alone break even at {first.derived:.2f}"
-    return here, "measured", "yes" if faster else "no", why
+    bounds = [value if end is None else end for end in (first.low, first.high)]
+    return here, "measured", _decide(min(bounds), max(bounds), 0.2), why
 
 
 def _small_models(found: Found) -> Answer:
@@ -311,9 +323,9 @@ def _small_models(found: Found) -> Answer:
     assert place is not None
     here = f"7e9 parameters at 2 B: at most {band.value / 14e9:.3g} tokens/s; 125e6: {band.value / 0.25e9:.0f}"
     cache = place.bandwidth("L3", "fp32", reads=True)
-    gain = cache.value / band.value if cache else 1.0
-    verdict: Verdict = "yes" if gain > 1.2 else "no"
-    return here, "measured", verdict, f"a model that fits the last-level cache gains another {gain:.1f}x"
+    gain = _quotient(cache, band) if cache else Estimate(1, 1, 1)
+    why = f"a model that fits the last-level cache gains another {gain.value:.1f}x"
+    return here, "measured", _decide(gain.low, gain.high, 1), why
 
 
 def _lookups(number: int, missing: str) -> Callable[[Found], Answer]:
@@ -334,7 +346,7 @@ def _matters_more(found: Found) -> Answer:
         f" of {row.kernels} kernels' time"
         for row in found.left
     )
-    whole: Verdict = "yes" if all(row.share.low > 0.5 for row in found.left) else "no"
+    whole = _decide(min(row.share.low for row in found.left), min(row.share.high for row in found.left), 0.5)
     return here, "measured", whole, "share of measured kernel time left of the ridge, at the sizes this run chose"
 
 

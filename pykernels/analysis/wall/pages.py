@@ -176,8 +176,9 @@ def _is(printed: str, config: Config) -> bool:
 
 
 def reference_place(found: Iterable[Place]) -> Place | None:
-    """The placement a single figure is drawn for: the CPU with one thread, else the first."""
-    order = sorted(found, key=lambda p: (p.device != "cpu", p.threads))
+    """The placement a single figure is drawn for: of those whose roofs allow a prediction the CPU with one thread, else
+    the first."""
+    order = sorted(found, key=lambda p: (p.ridge("fp32") is None, p.device != "cpu", p.threads))
     return order[0] if order else None
 
 
@@ -246,6 +247,7 @@ class Memory(msgspec.Struct):
     recompute: list[Recompute] = []
     links: list[LinkTime] = []
     fits: list[str] = []
+    unpredicted: list[str] = []
     measure_with: str = ""
 
 
@@ -287,7 +289,11 @@ def memory_page(
         return page
     dtype = "bf16" if precision_name == "mixed" else "fp32"
     for place in found.places:
-        page.recompute += _recompute(config, seq, batch, dtype, place)
+        advice = _recompute(config, seq, batch, dtype, place)
+        page.recompute += advice
+        if not advice:
+            where = f"{place.device}*{place.threads}"
+            page.unpredicted.append(f"recompute or read back on {where}: {dtype} peak or DRAM bandwidth not measured")
         page.links += _links(stages, place)
     page.fits = _fits(stages, found)
     return page

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import MIB, bandwidth, compute, kernel, machine, run, typical
+from synthetic import MIB, Noise, bandwidth, compute, kernel, machine, run, typical
 from wall_runs import DRAM, PEAK, dense, layers, product, sparse, wall_run
 
 from pykernels.analysis.roofline import analyse
@@ -271,6 +271,13 @@ def test_claims_of_a_run(context: pages.Context) -> None:
     assert page.balance
 
 
+def test_a_wide_interval_decides_nothing() -> None:
+    noisy = gather(run(typical((1,)), launches=2, noise=Noise(launch=0.9, seed=3)))
+    row = pages.page(noisy).claims[22]
+    assert row.verdict == "not measured"
+    assert row.why.startswith("the interval is too wide to decide")
+
+
 def test_lookup_claims_come_from_the_crossover(context: pages.Context) -> None:
     page = pages.page(context, {24: ("GPU wins 9 of 9", "no", "tables fit")})
     row = page.claims[23]
@@ -285,6 +292,9 @@ def test_a_run_with_nothing_of_interest_still_answers() -> None:
     assert page.measure_with
     assert pages.model_page(BERT, found=empty).predictions == []
     assert pages.memory_page(BERT, found=empty).recompute == []
+    roofs_only = pages.memory_page(BERT, found=gather(run(typical((1,)))))  # mixed precision, no bf16 peak
+    assert roofs_only.recompute == []
+    assert "bf16 peak" in roofs_only.unpredicted[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
