@@ -119,7 +119,9 @@ def roofs(side: str, *, device: model.Device | None = None, links: bool = True, 
     """The ceilings the closed form was made of: gather bandwidth and row rate a level, launch floor, link."""
     device = device or (GPU if side == "GPU" else CPU)
     name = "gpu:0" if side == "GPU" else "cpu"
-    found = [_roof("launch", "launch", "us", 1.0, device.floor_s, name, threads, "", "plain")]
+    found = [
+        _roof("launch", "launch", "us", 1.0, device.floor_s, name, threads, "", op=op) for op in ("plain", "graph")
+    ]
     for level in device.levels:
         found.append(_roof("gather", "bandwidth", "GB/s", level.bandwidth, 1.0, name, threads, level.name))
         found.append(_roof("gather", "rate", "Grows/s", level.row_rate, 1.0, name, threads, level.name))
@@ -130,7 +132,7 @@ def roofs(side: str, *, device: model.Device | None = None, links: bool = True, 
 
 def _roof(
     kernel: str, kind: Any, unit: str, amount: float, seconds: float, device: str, threads: int, level: str,
-    path: str = "", op: str = "",
+    op: str = "",
 ) -> Record:  # fmt: skip
     case_id = f"{kernel}[{kind},{level},{op}] native @{device}"
     return Record(

@@ -61,6 +61,7 @@ def _ceiling(record: Record, seconds: float) -> list[Ceiling]:
         tiny = workload_of(record).lookups <= 16 and not record.device.startswith("gpu")
         return [Ceiling(kind="launch", op="call", value=seconds, **place)] if tiny else []
     if figure.kind == "launch":
+        place["path"] = record.launch_path or figure.op  # the way of asking is the launch path
         return [Ceiling(kind="launch", op=figure.op, value=seconds / max(1.0, figure.amount), **place)]
     rate = figure.amount / seconds
     op = figure.op or record.kernel
@@ -84,7 +85,8 @@ def _median(values: Sequence[float]) -> float:
 def device_of(ceilings: Sequence[Ceiling], cell: Cell, machine: Machine) -> tuple[Device | None, list[str]]:
     """The device that `cell` ran on, and which of its ceilings this run lacks (in words). None without gather roofs."""
     mine = [c for c in ceilings if c.device == cell.device and (cell.side == "GPU" or c.threads == cell.threads)]
-    floors = [c.value for c in mine if c.kind == "launch" and (cell.side == "CPU" or c.path in ("", cell.path))]
+    asked = {"mapped": "plain"}.get(cell.path, cell.path)  # mapped operands are launched plainly
+    floors = [c.value for c in mine if c.kind == "launch" and (cell.side == "CPU" or c.path == asked)]
     levels = _levels(mine, cell, machine)
     if (
         levels
