@@ -164,7 +164,7 @@ def memory(
 @output_options
 def precision(run: Path | None, rows: int, cols: int, base: str, as_json: bool, quiet: bool) -> int:
     """What low precision gains a matrix product by batch: from all bytes, under the roofs, and measured."""
-    from pykernels.analysis.wall.pages import precision_page
+    from pykernels.analysis.wall.format_pages import precision_page
     from pykernels.report import wall as report
 
     page = precision_page(rows=rows, cols=cols, base=base, found=_context(run))
@@ -178,7 +178,7 @@ def precision(run: Path | None, rows: int, cols: int, base: str, as_json: bool, 
 @output_options
 def sparsity(run: Path | None, dtype: str, as_json: bool, quiet: bool) -> int:
     """Traffic of pruned matrices by format and density, and where sparse stops paying: derived and measured."""
-    from pykernels.analysis.wall.pages import sparsity_page
+    from pykernels.analysis.wall.format_pages import sparsity_page
     from pykernels.report import wall as report
 
     page = sparsity_page(dtype=dtype, found=_context(run))

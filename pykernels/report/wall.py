@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from pykernels.analysis.wall import memory, precision, trends
-from pykernels.analysis.wall.pages import Memory, Model, Page, Precision, Sparsity, Trends
+from pykernels.analysis.wall.format_pages import Precision, Sparsity
+from pykernels.analysis.wall.pages import Memory, Model, Page, Trends
 from pykernels.analysis.wall.predict import Comparison, Prediction, Unpredicted, shape_holds
 from pykernels.analysis.wall.roofs import Estimate
 

@@ -12,7 +12,7 @@ from synthetic import MIB, Noise, bandwidth, compute, kernel, machine, run, typi
 from wall_runs import DRAM, PEAK, dense, layers, product, sparse, wall_run
 
 from pykernels.analysis.roofline import analyse
-from pykernels.analysis.wall import claims, measured, pages, predict, transformer
+from pykernels.analysis.wall import claims, format_pages, measured, pages, predict, transformer
 from pykernels.analysis.wall.roofs import Estimate, Place
 from pykernels.store import Run
 
@@ -201,7 +201,7 @@ def test_ratio_shape(context: pages.Context) -> None:
 
 
 def test_precision_gains(context: pages.Context) -> None:
-    page = pages.precision_page(found=context)
+    page = format_pages.precision_page(found=context)
     by = {(g.dtype, g.batch): g for g in page.measured}
     assert by["bf16", 1].measured.value == pytest.approx(2, rel=0.05)
     assert by["bf16", 1].verdict == "at its bytes"
@@ -212,7 +212,7 @@ def test_precision_gains(context: pages.Context) -> None:
 
 
 def test_sparse_break_even(context: pages.Context) -> None:
-    page = pages.sparsity_page(found=context)
+    page = format_pages.sparsity_page(found=context)
     (found,) = page.measured
     assert found.measured == pytest.approx(0.4, rel=0.03)
     assert found.derived == pytest.approx(0.5, rel=0.01)
@@ -225,7 +225,7 @@ def test_sparse_break_even(context: pages.Context) -> None:
 def test_break_even_outside_the_measured_densities_is_a_bound(densities: tuple[float, ...], note: str) -> None:
     base = 1e-3
     found = run([dense(base), *(sparse(d, base * d / 0.4) for d in densities)])
-    (row,) = pages.sparsity_page(found=gather(found)).measured
+    (row,) = format_pages.sparsity_page(found=gather(found)).measured
     assert row.measured is None
     assert row.note.startswith(note)
 
