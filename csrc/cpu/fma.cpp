@@ -103,7 +103,8 @@ CHAIN(16)
 // --------------------------------------------------------------------------------------------------------- tiles
 
 // R rows by two vectors of C. `a` holds DEPTH x ROWS groups, `b` DEPTH x 128 bytes.
-#define ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define ROWS4(X) X(0) X(1) X(2) X(3)
+#define ROWS6(X) ROWS4(X) X(4) X(5)
 #define ROWS12(X) ROWS6(X) X(6) X(7) X(8) X(9) X(10) X(11)
 #define ZERO(r) V c##r##_0{}, c##r##_1{};
 #define ROW(r)                                                                      \
@@ -134,6 +135,7 @@ CHAIN(16)
 TILE(12)
 #endif
 TILE(6)
+TILE(4)
 
 // -------------------------------------------------------------------------------------------------------- passes
 
@@ -248,10 +250,13 @@ CHAIN_KERNELS(Bf16, bf16)
 TILE_KERNELS(Bf16, bf16)
 #endif
 // No chains where a dot product takes three instructions: the compiler would do the two that all chains share once.
+// They take two registers more, too: of 16 a tile of 6 rows would have to spill.
 #if PK_HAS_INT8_DOT == 2
 CHAIN_KERNELS(Int8, int8)
 #endif
-#if PK_HAS_INT8_DOT
+#if PK_HAS_INT8_DOT == 1 && PK_REGISTERS == 16
+TILE_KERNEL(Int8, int8, 4)
+#elif PK_HAS_INT8_DOT
 TILE_KERNELS(Int8, int8)
 #endif
 
@@ -264,7 +269,9 @@ static const pk_entry fma_entries[] = {
 #if PK_HAS_INT8_DOT == 2
   CHAIN_ENTRIES(int8)
 #endif
-#if PK_HAS_INT8_DOT
+#if PK_HAS_INT8_DOT == 1 && PK_REGISTERS == 16
+  TILE_ENTRY(int8, 4)
+#elif PK_HAS_INT8_DOT
   TILE_ENTRIES(int8)
 #endif
 #if PK_HAS_AMX

@@ -2,7 +2,7 @@
 //
 // Operands  in: a (load, copy), or a and b (triad: c = a + q b); out: c, or for load: sums[1024 * 8 + 8] of uint64
 // dims      n: elements of each array;   scalars  q: what store writes and triad multiplies by, never zero
-// Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once); prefetch:BYTES ahead
+// Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once); prefetch:BYTES ahead (of what is read)
 //
 // Each thread walks one contiguous chunk. A load's checksum is the wrapping sum of the bytes as 64-bit words: exact, and the
 // same for every order of addition. It is taken anew in every pass and consumed, so no pass can be dropped.
@@ -92,9 +92,8 @@ PK_INLINE void write_chunk(const T* a, const T* b, T* c, int64_t n, T scalar, in
       for (int k = 0; k < U; ++k) {
         const int64_t j = s * part + i + k * L;
         if (PREFETCH && k * VB % 64 == 0) {
-          if (op != STORE) prefetch(reinterpret_cast<const char*>(a + j) + ahead);
+          prefetch(reinterpret_cast<const char*>(a + j) + ahead);
           if (op == TRIAD) prefetch(reinterpret_cast<const char*>(b + j) + ahead);
-          if (!NT) prefetch_write(reinterpret_cast<const char*>(c + j) + ahead);
         }
         if constexpr (op == STORE) put<NT>(c + j, q);
         if constexpr (op == COPY) put<NT>(c + j, load<V>(a + j));
@@ -196,15 +195,19 @@ static const int64_t prefetch_bytes[] = {512, 2048};
   PK_HOT void SYMBOL(op, dtype, streams4)(const pk_call* c, const pk_team* t) {                                     \
     passes<OP, NT, T, PK_VECTOR_BYTES, 4, false>(c, t);                                                             \
   }                                                                                                                 \
+  NARROW_KERNEL(op, OP, NT, dtype, T)
+#define READER_KERNELS(op, OP, NT, dtype, T)                                                                        \
   PK_HOT void SYMBOL(op, dtype, prefetch)(const pk_call* c, const pk_team* t) {                                     \
     passes<OP, NT, T, PK_VECTOR_BYTES, 1, true>(c, t);                                                              \
   }                                                                                                                 \
-  NARROW_KERNEL(op, OP, NT, dtype, T)
+  KERNELS(op, OP, NT, dtype, T)
 #define ENTRIES(name, op, dtype)                                                                                    \
   {"stream", name, #dtype, "plain", SYMBOL(op, dtype, plain), nullptr, nullptr, 0, NAME(op, dtype, plain)},         \
   NARROW_ENTRY(name, op, dtype)                                                                                     \
   {"stream", name, #dtype, "streams2", SYMBOL(op, dtype, streams2), nullptr, nullptr, 0, NAME(op, dtype, streams2)},\
-  {"stream", name, #dtype, "streams4", SYMBOL(op, dtype, streams4), nullptr, nullptr, 0, NAME(op, dtype, streams4)},\
+  {"stream", name, #dtype, "streams4", SYMBOL(op, dtype, streams4), nullptr, nullptr, 0, NAME(op, dtype, streams4)},
+#define READER_ENTRIES(name, op, dtype)                                                                             \
+  ENTRIES(name, op, dtype)                                                                                          \
   {"stream", name, #dtype, "prefetch", SYMBOL(op, dtype, prefetch), nullptr, prefetch_bytes, 2, NAME(op, dtype, prefetch)},
 #define NAME(op, dtype, variant) "pk_stream_" #op "_" #dtype "_" #variant
 
@@ -218,24 +221,25 @@ static const int64_t prefetch_bytes[] = {512, 2048};
 #define NARROW_ENTRY(name, op, dtype)
 #endif
 
-#define BOTH(op, OP, NT) KERNELS(op, OP, NT, fp64, double) KERNELS(op, OP, NT, fp32, float)
-BOTH(load, LOAD, false)
-BOTH(touch, TOUCH, false)
-BOTH(store, STORE, false)
-BOTH(nt_store, STORE, true)
-BOTH(copy, COPY, false)
-BOTH(nt_copy, COPY, true)
-BOTH(triad, TRIAD, false)
-BOTH(nt_triad, TRIAD, true)
+#define READER(op, OP, NT) READER_KERNELS(op, OP, NT, fp64, double) READER_KERNELS(op, OP, NT, fp32, float)
+#define WRITER(op, OP, NT) KERNELS(op, OP, NT, fp64, double) KERNELS(op, OP, NT, fp32, float)
+READER(load, LOAD, false)
+READER(touch, TOUCH, false)
+WRITER(store, STORE, false)
+WRITER(nt_store, STORE, true)
+READER(copy, COPY, false)
+READER(nt_copy, COPY, true)
+READER(triad, TRIAD, false)
+READER(nt_triad, TRIAD, true)
 
 static const pk_entry stream_entries[] = {
-  ENTRIES("load", load, fp64) ENTRIES("load", load, fp32)
-  ENTRIES("load-only", touch, fp64) ENTRIES("load-only", touch, fp32)
+  READER_ENTRIES("load", load, fp64) READER_ENTRIES("load", load, fp32)
+  READER_ENTRIES("load-only", touch, fp64) READER_ENTRIES("load-only", touch, fp32)
   ENTRIES("store", store, fp64) ENTRIES("store", store, fp32)
   ENTRIES("nt-store", nt_store, fp64) ENTRIES("nt-store", nt_store, fp32)
-  ENTRIES("copy", copy, fp64) ENTRIES("copy", copy, fp32)
-  ENTRIES("nt-copy", nt_copy, fp64) ENTRIES("nt-copy", nt_copy, fp32)
-  ENTRIES("triad", triad, fp64) ENTRIES("triad", triad, fp32)
-  ENTRIES("nt-triad", nt_triad, fp64) ENTRIES("nt-triad", nt_triad, fp32)
+  READER_ENTRIES("copy", copy, fp64) READER_ENTRIES("copy", copy, fp32)
+  READER_ENTRIES("nt-copy", nt_copy, fp64) READER_ENTRIES("nt-copy", nt_copy, fp32)
+  READER_ENTRIES("triad", triad, fp64) READER_ENTRIES("triad", triad, fp32)
+  READER_ENTRIES("nt-triad", nt_triad, fp64) READER_ENTRIES("nt-triad", nt_triad, fp32)
 };
 PK_TABLE(stream_entries);

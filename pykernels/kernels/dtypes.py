@@ -47,7 +47,8 @@ def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
 def widen(array: Array, dtype: str) -> Array:
     """float64 (floating point), int64 (integers) values of a storage array; int4 unpacks to twice the last axis."""
     if dtype == "bf16":
-        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN patterns
+            return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if dtype == "int4":
         nibbles = np.stack((array & 15, array >> 4), axis=-1).reshape(*array.shape[:-1], -1).astype(np.int64)
         return (nibbles ^ 8) - 8
@@ -57,7 +58,8 @@ def widen(array: Array, dtype: str) -> Array:
 def narrow(values: Array, dtype: str) -> Array:
     """Storage array of `values`: floating point rounds to nearest even (bf16 by way of fp32), integers must fit."""
     if dtype == "bf16":
-        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
         rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
     if dtype == "int4":

@@ -1,4 +1,5 @@
 // Checks vec.h at the level it is compiled for: conversions, tails, reductions, exp. Prints one line per failure.
+// The argument is the number of random values, 2^20 without one.
 #include "vec.h"
 
 #include <cmath>
@@ -34,7 +35,8 @@ static bool nearest_even(float x, uint16_t got, Value value_of, double limit) {
   return std::signbit(value_of(got)) == std::signbit(x);
 }
 
-int main() {
+int main(int argc, char** argv) {
+  const int64_t values = argc > 1 ? atoll(argv[1]) : 1 << 20;
   alignas(64) float in[F32], out[F32];
   alignas(64) uint16_t half[F32 + 1];
   for (uint32_t base = 0; base < 65536; base += F32) {  // every 16-bit pattern, from an unaligned address
@@ -47,8 +49,8 @@ int main() {
     storeu(out, load_bf16(half + 1));
     for (int i = 0; i < F32; ++i) check(bits(out[i]) == uint32_t(half[1 + i]) << 16, "bf16", base + i, out[i], 0);
   }
-  for (uint64_t n = 0; n < 1u << 22; n += F32) {
-    for (int i = 0; i < F32; ++i) in[i] = value(uint32_t((n + i) * 0x9E3779B97F4A7C15ull >> 32));
+  for (int64_t n = 0; n < values; n += F32) {
+    for (int i = 0; i < F32; ++i) in[i] = value(uint32_t(uint64_t(n + i) * 0x9E3779B97F4A7C15ull >> 32));
     store_fp16(half, load<f32v>(in));
     for (int i = 0; i < F32; ++i) check(nearest_even(in[i], half[i], half_value, 65520), "to fp16", in[i], half_value(half[i]), 0);
     store_bf16(half, load<f32v>(in));
@@ -56,8 +58,8 @@ int main() {
       check(nearest_even(in[i], half[i], bf16_value, 0x1.FFp127), "to bf16", in[i], bf16_value(half[i]), 0);
   }
   double worst = 0;
-  for (int64_t n = 0; n < 1 << 22; n += F32) {
-    for (int i = 0; i < F32; ++i) in[i] = float(-88 + 177.0 * double(n + i) / (1 << 22));
+  for (int64_t n = 0; n < values; n += F32) {
+    for (int i = 0; i < F32; ++i) in[i] = float(-88 + 177.0 * double(n + i) / double(values));
     storeu(out, vexp(load<f32v>(in)));
     for (int i = 0; i < F32; ++i) {
       const double want = std::exp(double(in[i]));
