@@ -29,6 +29,7 @@ from pykernels.plan import Plan, fit_budget, make_plan
 from pykernels.pool import WorkerPool
 from pykernels.store import RunWriter, load_run
 from pykernels.sweep import Sweep, check_study, load_sweep
+from pykernels.units import format_duration
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -70,9 +71,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The case's id, the bound, and the case's short hash last."""
-        case_id, short = (self.case.id, self.case.hash) if self.case else (self.pattern, "")
-        return " ".join(part for part in (case_id, self.bound.text if self.bound else "", short) if part)
+        """The case's id, the bound, and the case's short hash last; in brackets, for pytest takes an id with a
+        bracket in it for one that ends in a bracket."""
+        case_id, last = (self.case.id, self.case.hash) if self.case else (self.pattern, "absent")
+        return " ".join(part for part in (case_id, self.bound.text if self.bound else "", f"[{last}]") if part)
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -132,6 +134,21 @@ class Acceptance:
         fit_budget(plan)
         return plan
 
+    def plan_line(self, checks: Sequence[Check]) -> str:
+        """`8 cases, 1 skipped, 2 roofs added; about 12 s of a 60 s budget`."""
+        plan = self.plan(checks)
+        chosen = {check.case.id for check in checks if check.case}
+        added = sum(case.id not in chosen for case in plan.cases)
+        counts = (
+            (len(chosen), "case" if len(chosen) == 1 else "cases"),
+            (len(plan.skipped), "skipped"),
+            (len(plan.dropped), "over the budget"),
+            (added, "roof added" if added == 1 else "roofs added"),
+        )
+        parts = ", ".join(f"{number} {what}" for number, what in counts if number)
+        budget = format_duration(self.sweep.budget_s)
+        return f"{parts or 'nothing'}; about {format_duration(plan.estimate_s())} of a {budget} budget"
+
     def measure(self, checks: Sequence[Check], path: Path, progress: Progress) -> Results:
         """Measure the plan of these checks, interleaved, into a new run file, under the machine's lock.
 
@@ -162,7 +179,10 @@ def one_case(door: Door, kernel: str, keys: dict[str, Any], *, launches: int = 0
     study = check_study({"kernel": kernel, **keys}, where)
     sweep = Sweep(name="pytest", study=[study], launches=launches or 5)
     sweep.text = f"pykernels = 1\n{study_text(study)}"
-    acceptance = Acceptance(sweep, door, where=where)
+    try:
+        acceptance = Acceptance(sweep, door, where=where)
+    except UsageError as error:
+        raise UsageError(error.message.replace("pytest: study 1: ", f"{where}: "), hint=error.hint) from None
     if len(acceptance.checks) != 1:
         reason = f"{len(acceptance.checks)} cases: give one value for each key"
         if not acceptance.checks:

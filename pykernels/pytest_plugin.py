@@ -61,15 +61,17 @@ class State:
 
     def measure(self, acceptance: Acceptance, checks: Sequence[Check]) -> Results:
         """Measure these checks together into the session's next run file."""
+        from pykernels.errors import UsageError
+
         path = self._next_path(acceptance.sweep.name)
         progress = Progress(self.config)
-        plan = acceptance.plan(checks)
-        if plan.cases:
-            progress.note(
-                f"pykernels: measuring {_cases(len(plan.cases))} into {path}, about {_duration(plan.estimate_s())}"
-            )
+        if any(check.case and not check.skipped for check in checks):
+            progress.note(f"pykernels: measuring into {path}: {acceptance.plan_line(checks)}")
         self.files.append(path)
-        return acceptance.measure(checks, path, progress)
+        try:
+            return acceptance.measure(checks, path, progress)
+        except UsageError as error:
+            raise UsageError(error.message.replace(" -o", " --pykernels-out"), hint=error.hint) from None
 
     def _next_path(self, name: str) -> Path:
         """--pykernels-out, or HOST-SWEEP-TIME.jsonl here; the second file of a session ends in -2."""
@@ -105,8 +107,7 @@ class Progress:
         if self._terminal is None:
             return
         with self._capture.global_and_fixture_disabled():
-            self._terminal.ensure_newline()
-            self._terminal.write_line(text)
+            self._terminal.write_line(f"\n{text}")
 
 
 # -------------------------------------------------------------------------------------------------------------- options
@@ -179,7 +180,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """The plan in a line for each sweep: cases, added roofs, estimate."""
     files = {item.sweep: None for item in items if isinstance(item, SweepItem)}
-    return [sweep.plan_line(sweep.checks_among(items)) for sweep in files]
+    return [f"{sweep.path.name}: {sweep.acceptance.plan_line(sweep.checks_among(items))}" for sweep in files]
 
 
 class SweepFile(pytest.File):
@@ -202,7 +203,7 @@ class SweepFile(pytest.File):
         except PykernelsError as error:
             raise self.CollectError(str(error)) from None
         for check in self.acceptance.checks:
-            # Given whole, so that pytest reads it in one way: its brackets are no parameters of a Python test.
+            # The id is given whole, for pytest reads ids back from text (--lf) and parts them at the first bracket.
             yield SweepItem.from_parent(self, name=check.name, nodeid=f"{self.nodeid}::{check.name}", check=check)
 
     def results(self) -> Results:
@@ -222,17 +223,6 @@ class SweepFile(pytest.File):
         """Checks of those items that are of this sweep."""
         return [item.check for item in items if isinstance(item, SweepItem) and item.sweep is self]
 
-    def plan_line(self, checks: Sequence[Check]) -> str:
-        """`acceptance.toml: 8 cases, 1 skipped, 2 roofs added; about 12 s of a 60 s budget`."""
-        plan = self.acceptance.plan(checks)
-        chosen = {check.case.id for check in checks if check.case}
-        added = sum(case.id not in chosen for case in plan.cases)
-        parts = [_cases(len(chosen)), *(f"{len(plan.skipped)} skipped" for _ in plan.skipped[:1])]
-        parts += [f"{len(plan.dropped)} over the budget" for _ in plan.dropped[:1]]
-        parts += [f"{added} roof{'s' if added > 1 else ''} added" for _ in range(min(added, 1))]
-        budget = _duration(self.acceptance.sweep.budget_s)
-        return f"{self.path.name}: {', '.join(parts)}; about {_duration(plan.estimate_s())} of a {budget} budget"
-
 
 class SweepItem(pytest.Item):
     """One case, or one bound on one case."""
@@ -250,7 +240,6 @@ class SweepItem(pytest.Item):
 
     def runtest(self) -> None:
         """Report what the shared measurement found."""
-        _name_in_junit(self)
         answer = self.sweep.results().answer(self.check)
         self.user_properties += answer.properties
         report(self.config, answer, self._rerun(), warn=self._warn)
@@ -275,21 +264,13 @@ class SweepItem(pytest.Item):
         return self.path, None, self.name
 
 
-def _name_in_junit(item: SweepItem) -> None:
-    """JUnit's name is the item's: pytest takes what follows the first bracket for parameters, and adds a bracket."""
-    from _pytest.junitxml import xml_key
-
-    xml = item.config.stash.get(xml_key, None)
-    if xml is not None:
-        xml.node_reporter(item.nodeid).add_attribute("name", item.name)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """A skipped check is skipped in its sweep file, not in this module."""
+    """What this module skips is skipped where the item is, not here."""
     report: pytest.TestReport = yield
-    if isinstance(item, SweepItem) and report.skipped and isinstance(report.longrepr, tuple):
-        report.longrepr = (str(_near(item.path)), None, report.longrepr[2])  # type: ignore[assignment]
+    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[0] == __file__:
+        path, line, _ = item.location
+        report.longrepr = (path, None if line is None else line + 1, report.longrepr[2])  # type: ignore[assignment]
     return report
 
 
@@ -309,7 +290,7 @@ def report(config: pytest.Config, answer: Answer, rerun: str, *, warn: Any) -> N
 
 def fail(text: str) -> NoReturn:
     """End the test with a text and no traceback."""
-    pytest.fail(text, pytrace=False)
+    raise pytest.fail.Exception(text, pytrace=False) from None
 
 
 # -------------------------------------------------------------------------------------------------------------- fixture
@@ -409,7 +390,7 @@ class Measured:
 
     def _report(self, answer: Answer) -> None:
         self._request.node.user_properties += answer.properties
-        report(self._request.config, answer, self._rerun(), warn=lambda warning: warnings.warn(warning, stacklevel=4))
+        report(self._request.config, answer, self._rerun(), warn=lambda warning: warnings.warn(warning, stacklevel=5))
 
     def _rerun(self) -> str:
         return f"pytest {shlex.quote(self._request.node.nodeid)}"
@@ -445,13 +426,3 @@ def _near(path: Path) -> Path:
     """A path as the user would write it: relative where that is shorter."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
-
-
-def _cases(number: int) -> str:
-    return f"{number} case{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    from pykernels.units import format_duration
-
-    return format_duration(seconds)

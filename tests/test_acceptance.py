@@ -70,8 +70,8 @@ def test_a_check_is_named_by_case_bound_and_hash() -> None:
     acceptance = _acceptance(COPY + SHARE)
     case, required = acceptance.checks
     assert case.case is not None
-    assert case.name == f"{case.case.id} {case.case.hash}"
-    assert required.name == f"{case.case.id} share >= 60% of roof:L2:load {case.case.hash}"
+    assert case.name == f"{case.case.id} [{case.case.hash}]"
+    assert required.name == f"{case.case.id} share >= 60% of roof:L2:load [{case.case.hash}]"
 
 
 def test_roofs_are_planned_beside_their_cases_once() -> None:
@@ -193,7 +193,7 @@ def test_a_level_this_machine_lacks_is_a_skipped_check(tmp_path: Path) -> None:
     acceptance = _acceptance(text, _door(machine))
     absent = acceptance.checks[-1]
     assert absent.case is None
-    assert absent.name == "stream[op=copy,level=L3* share >= 60% of roof:L2:load"
+    assert absent.name == "stream[op=copy,level=L3* share >= 60% of roof:L2:load [absent]"
     results = acceptance.measure(acceptance.checks, tmp_path / "run.jsonl", Silent())
     answer = results.answer(absent)
     assert answer.status == "skip"
@@ -232,6 +232,8 @@ def test_measure_is_one_case() -> None:
         one_case(_door(), "stream", {"op": ["load", "copy"], "level": "L1"})
     with pytest.raises(UsageError, match=r'unknown key "levle" \(did you mean "level"\?\)'):
         one_case(_door(), "stream", {"levle": "L1"})
+    with pytest.raises(UsageError, match=r'^measure\("stream"\): threads = 77: device "cpu" has 2 '):
+        one_case(_door(), "stream", {"level": "L1", "threads": 77})
 
 
 def test_a_bad_replay_file_is_named(tmp_path: Path) -> None:

@@ -252,8 +252,9 @@ def values_in(case: CaseSummary, roof: Record) -> dict[int, float] | None:
 
 
 def headline(verdict: Verdict) -> str:
-    """One line: `fail: share 53.1% [51.0%, 55.2%] of roof:DRAM:load, bound >= 60%`."""
-    return f"{verdict.bound.text}: {verdict.reason or _measured(verdict)}"
+    """One line: `GBps >= 20: 20.0 [18.1, 22.0] GB/s, the interval straddles the bound`."""
+    figures = [_measured(verdict)] if verdict.share or math.isfinite(verdict.value) else []
+    return f"{verdict.bound.text}: {', '.join([*figures, *([verdict.reason] if verdict.reason else [])])}"
 
 
 def _measured(verdict: Verdict) -> str:
