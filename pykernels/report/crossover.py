@@ -164,17 +164,10 @@ def _readable(curves: Sequence[CurveView], most: int) -> list[CurveView]:
 def _draw_line(ax: Any, curve: CurveView) -> None:
     answer, axis = curve.answer, AXES[curve.answer.axis]
     modelled = answer.source in ("projection", "modelled")
-    log2 = math.log(2)
-    centre = [r / log2 for r in curve.ratio]
+    centre = [r / math.log(2) for r in curve.ratio]
     bars = [
-        [
-            max(0.0, (r - bound) / log2) if math.isfinite(bound) else 0.0
-            for r, bound in zip(curve.ratio, curve.low, strict=True)
-        ],
-        [
-            max(0.0, (bound - r) / log2) if math.isfinite(bound) else 0.0
-            for r, bound in zip(curve.ratio, curve.high, strict=True)
-        ],
+        [_length(r - bound) for r, bound in zip(curve.ratio, curve.low, strict=True)],
+        [_length(bound - r) for r, bound in zip(curve.ratio, curve.high, strict=True)],
     ]
     half = math.log2(1 + curve.band)
     ax.axhspan(-half, half, color="0.9", zorder=0)
@@ -183,10 +176,9 @@ def _draw_line(ax: Any, curve: CurveView) -> None:
         curve.x, centre, yerr=bars, fmt="o" if not modelled else "o:", markersize=4.5, capsize=2.5, linewidth=1,
         color=GREY if modelled else "black", markerfacecolor="white" if modelled else "black",
     )  # fmt: skip
-    ends = [bound for bound in (answer.low, answer.high) if bound is not None]
     if answer.kind == "crossing" and answer.value is not None:
-        if len(ends) == 2:
-            ax.axvspan(*ends, color="0.5" if modelled else "#8073ac", alpha=0.3, linewidth=0)
+        low, high = answer.low or curve.x[0], answer.high or curve.x[-1]  # an open end reaches as far as the cells do
+        ax.axvspan(low, high, color="0.5" if modelled else "#8073ac", alpha=0.3, linewidth=0)
         ax.axvline(answer.value, color="0.3" if modelled else "#542788", linewidth=1.2)
     if curve.log_axis:
         ax.set_xscale("log", base=2)
@@ -198,6 +190,11 @@ def _draw_line(ax: Any, curve: CurveView) -> None:
     ax.text(0.01, 0.98, "GPU faster", transform=ax.transAxes, va="top", fontsize=8, color=GPU)
     ax.text(0.01, 0.02, "CPU faster", transform=ax.transAxes, va="bottom", fontsize=8, color=CPU)
     ax.set_title(_title(answer), fontsize=8, loc="left")
+
+
+def _length(distance: float) -> float:
+    """An error bar in log2 from a distance in the natural log; none where the interval is unbounded."""
+    return max(0.0, distance / math.log(2)) if math.isfinite(distance) else 0.0
 
 
 def _mark_places(ax: Any, curve: CurveView) -> None:
@@ -319,7 +316,7 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     half = math.log2(1 + plane.band)
     for i, row in enumerate(keys):
         for j, key in enumerate(row):
-            _mark_cell(ax, plane, key, j, i, half)
+            _mark_cell(ax, plane, key, j, i, half, norm.vmax)
     if plane.edge is not None:
         ax.axhline(plane.table.index(plane.edge), color="black", linewidth=2)
     ax.set_xticks([j + 0.5 for j in range(len(plane.batch))], [f"{b:,.0f}" for b in plane.batch], fontsize=7)
@@ -336,7 +333,7 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     return image
 
 
-def _mark_cell(ax: Any, plane: Plane, key: str, column: int, row: int, half: float) -> None:
+def _mark_cell(ax: Any, plane: Plane, key: str, column: int, row: int, half: float, reach: float) -> None:
     from matplotlib.patches import Rectangle
 
     value = plane.log2.get(key)
@@ -350,7 +347,13 @@ def _mark_cell(ax: Any, plane: Plane, key: str, column: int, row: int, half: flo
         ax.add_patch(Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor="black", linewidth=1.2))
     sign = "= " if abs(value) < half else ""
     ax.text(
-        x, y, f"{sign}{value:+.1f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 3 else "black"
+        x,
+        y,
+        f"{sign}{value:+.1f}",
+        ha="center",
+        va="center",
+        fontsize=7,
+        color="white" if abs(value) > 0.6 * reach else "black",
     )
     if key in plane.measured:
         ax.plot(column + 0.9, row + 0.85, ".", color="black", markersize=3)

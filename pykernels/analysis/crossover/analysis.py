@@ -349,6 +349,8 @@ def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
     compared = {point.cpu.load for point in points}
     left = {cell.load for cell in sides.cpu if not cell.refused} - compared
     notes = []
+    if sides.source == "cross-machine" and len({machine.id for machine in sides.machines}) == 1:
+        notes.append("pairs of launches: one machine, but the sides come from two run files")
     if left:
         why = "outside the fitted run's range" if sides.fit else "no GPU cell of the same workload and ends"
         notes.append(f"{len(left)} CPU workloads: {why}")

@@ -9,6 +9,7 @@ import msgspec
 
 from pykernels.analysis.crossover import model
 from pykernels.analysis.crossover.cells import Cell
+from pykernels.analysis.crossover.finder import t_interval
 from pykernels.analysis.crossover.model import Device
 from pykernels.analysis.crossover.roofs import Ceiling, device_of
 from pykernels.analysis.crossover.sources import Rival
@@ -57,6 +58,18 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
             return {launch: math.log(cost / only) for launch, cost in self.cpu_costs.items()}
         common = self.cpu_costs.keys() & self.rival.costs.keys()
         return {launch: math.log(self.cpu_costs[launch] / self.rival.costs[launch]) for launch in sorted(common)}
+
+    def ratio(self) -> tuple[float, float, float] | None:
+        """Mean of the log ratios with its interval over launches or, where the GPU side is not measured, with the range
+        that side may lie in; None where the GPU cannot hold the table."""
+        ratios = list(self.log_ratios().values())
+        if not ratios:
+            return None
+        centre, low, high = t_interval(ratios)
+        if self.rival.cell is None:
+            (only,) = self.rival.costs.values()
+            return centre, centre + math.log(only / self.rival.high), centre + math.log(only / self.rival.low)
+        return centre, low, high
 
     def cpu_fixed(self) -> float:
         """Seconds of the CPU side that no gather rate changes: the call's floor and, with device ends, the link."""

@@ -77,8 +77,9 @@ def source_of(cpu_runs: set[int], gpu_runs: set[int], machines: Sequence[Machine
     ids = {machine.id for machine in machines}
     if len(machines) == 2 and len(ids) == 1:
         one, two = machines
-        for field in ("cpu_model", "cores", "memory_bytes", "gpus", "arch"):
-            if getattr(one, field) != getattr(two, field):
+        for field in ("cpu_model", "cores", "gpus", "arch"):
+            values = (getattr(one, field), getattr(two, field))
+            if values[0] != values[1] and all(values):  # a run that did not look for GPUs lists none
                 raise UsageError(
                     f'two machines under one name: both run files say machine "{one.id}", but {field} differs; '
                     "record both again (pykernels run recsys) or give files of one machine"
