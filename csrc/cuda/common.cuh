@@ -49,6 +49,7 @@ struct pk_args {
   }
 
 #define PK_DEV static __device__ __forceinline__
+#define PK_METHOD __device__ __forceinline__
 
 // ---------------------------------------------------------------------------------------------------------------- types
 
@@ -143,8 +144,8 @@ PK_DEV int pk_warp_in_block() { return threadIdx.x / PK_WARP; }
 PK_DEV pk_int pk_warp() { return pk_thread() / PK_WARP; }
 PK_DEV pk_int pk_warps() { return pk_threads() / PK_WARP; }
 
-struct pk_add { template <class T> __device__ __forceinline__ T operator()(T x, T y) const { return x + y; } };
-struct pk_max { template <class T> __device__ __forceinline__ T operator()(T x, T y) const { return x > y ? x : y; } };
+struct pk_add { template <class T> PK_METHOD T operator()(T x, T y) const { return x + y; } };
+struct pk_max { template <class T> PK_METHOD T operator()(T x, T y) const { return x > y ? x : y; } };
 
 // Every lane gets the result over its group of `width` lanes (a power of two up to 32).
 template <class T, class F> PK_DEV T pk_warp_reduce(T x, F f, int width = PK_WARP) {

@@ -41,7 +41,7 @@ class MissingPackage(PykernelsError):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What ptxas says of one entry: its target, registers a thread, bytes spilled, of stack, of static shared memory."""
+    """What ptxas says of an entry: its target, registers a thread, bytes spilled, of stack, of static shared memory."""
 
     target: str = ""
     registers: int = 0

@@ -15,7 +15,16 @@ from pykernels.kernels.stream import Stream
 from pykernels.machine.gpu import Reading, Sensors
 from pykernels.measure.sampling import Settings
 from pykernels.model import (
-    Case, Conditions, Crashed, Gpu, Implementation, Machine, Measured, Placement, Problem, Skipped,
+    Case,
+    Conditions,
+    Crashed,
+    Gpu,
+    Implementation,
+    Machine,
+    Measured,
+    Placement,
+    Problem,
+    Skipped,
 )  # fmt: skip
 from pykernels.registry import case_to_builtins
 from pykernels.worker import Tune, Visit, answer

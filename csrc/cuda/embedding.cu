@@ -1,0 +1,212 @@
+// Embedding bags: out[b] = sum over the bag's lookups i of weight[i] * row(index[i]), weights 1 where there are none.
+//
+// Pointers: table, indices, offsets (bags + 1), weights or null, out (fp32); for `cached` also slots and cached rows, the last
+// two of the block. dims: bags, D, rows, lookups, bytes of an index, bytes of a row, bytes of an offset.
+// Rows: fp32, fp16, bf16; int8 (D bytes, unsigned) and int4 (D / 2 bytes, low nibble first) are scale * q + bias, with scale
+// and bias as two fp32 after the row's values.
+// Variants, in rising order of refinement:
+//   simple  one thread for each element of the output
+//   warp    one warp a bag; a row is read by as many lanes as it has words, so that narrow rows go several at a time, with
+//           UNROLL rows in flight for each group of lanes
+//   cached  warp, with hot rows taken from device memory and the rest from the table wherever it lives
+#include "common.cuh"
+
+enum { BAGS_A_BLOCK = 8, UNROLL = 4 };
+
+struct embedding {
+  const char* table;
+  const char *indices, *offsets;
+  const float* weights;
+  float* out;
+  const int* slots;
+  const char* cached;
+  pk_int bags, d, row_bytes, index_bytes, offset_bytes;
+  PK_METHOD explicit embedding(const pk_args& a)
+      : table((const char*)a.ptr[0]), indices((const char*)a.ptr[1]), offsets((const char*)a.ptr[2]),
+        weights((const float*)a.ptr[3]), out((float*)a.ptr[4]), slots((const int*)a.ptr[PK_POINTERS - 2]),
+        cached((const char*)a.ptr[PK_POINTERS - 1]), bags(a.dim[0]), d(a.dim[1]), row_bytes(a.dim[5]),
+        index_bytes(a.dim[4]), offset_bytes(a.dim[6]) {}
+  // The low half of a 64-bit index or offset says it all: tables have fewer than 2^32 rows, calls fewer lookups.
+  PK_METHOD pk_int index(pk_int i) const { return __ldg((const unsigned*)(indices + i * index_bytes)); }
+  PK_METHOD pk_int offset(pk_int i) const { return __ldg((const unsigned*)(offsets + i * offset_bytes)); }
+  PK_METHOD float weight(pk_int i) const { return weights ? __ldg(weights + i) : 1.f; }
+  template <bool CACHED> PK_METHOD const char* row(pk_int i) const {
+    pk_int at = index(i);
+    if (CACHED) {
+      int slot = __ldg(slots + at);
+      if (slot >= 0) return cached + slot * row_bytes;
+    }
+    return table + at * row_bytes;
+  }
+};
+
+// Formats: elements a 32-bit word holds, and how they come out of it; QUANTISED rows carry scale and bias.
+struct rows_fp32 {
+  enum { PER = 1, QUANTISED = 0 };
+  PK_METHOD static void unpack(unsigned w, float* x) { x[0] = __uint_as_float(w); }
+};
+struct rows_fp16 {
+  enum { PER = 2, QUANTISED = 0 };
+  PK_METHOD static void unpack(unsigned w, float* x) {
+    x[0] = pk_widen(pk_fp16{(unsigned short)w});
+    x[1] = pk_widen(pk_fp16{(unsigned short)(w >> 16)});
+  }
+};
+struct rows_bf16 {
+  enum { PER = 2, QUANTISED = 0 };
+  PK_METHOD static void unpack(unsigned w, float* x) {
+    x[0] = __uint_as_float(w << 16);
+    x[1] = __uint_as_float(w & 0xffff0000u);
+  }
+};
+struct rows_int8 {
+  enum { PER = 4, QUANTISED = 1 };
+  PK_METHOD static void unpack(unsigned w, float* x) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) x[k] = (float)(w >> 8 * k & 255);
+  }
+};
+struct rows_int4 {
+  enum { PER = 8, QUANTISED = 1 };
+  PK_METHOD static void unpack(unsigned w, float* x) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) x[k] = (float)(w >> 4 * k & 15);
+  }
+};
+
+// Scale and bias of a row; they need not lie on four bytes where D is odd.
+PK_DEV float embedding_tail(const char* row, pk_int at) {
+  unsigned bits = 0;
+  for (int k = 0; k < 4; ++k) bits |= (unsigned)(unsigned char)row[at + k] << 8 * k;
+  return __uint_as_float(bits);
+}
+
+// The word that holds elements [PER * w, PER * w + PER) of a row, for rows of any length: missing bytes are zero.
+template <class F> PK_DEV unsigned embedding_word(const char* row, pk_int w, pk_int bytes) {
+  unsigned bits = 0;
+  for (int k = 0; k < 4 && 4 * w + k < bytes; ++k) bits |= (unsigned)(unsigned char)row[4 * w + k] << 8 * k;
+  return bits;
+}
+
+template <class F, bool CACHED = false> PK_DEV void embedding_simple(const pk_args& a) {
+  embedding e(a);
+  pk_int bytes = (e.d * 4 + F::PER - 1) / F::PER;  // of the values of a row
+  for (pk_int o = pk_thread(); o < e.bags * e.d; o += pk_threads()) {
+    pk_int bag = o / e.d, at = o % e.d, end = e.offset(bag + 1);
+    float sum = 0;
+#pragma unroll 1
+    for (pk_int i = e.offset(bag); i < end; ++i) {
+      const char* row = e.row<CACHED>(i);
+      float x[F::PER];
+      F::unpack(embedding_word<F>(row, at / F::PER, bytes), x);
+      float value = x[0];
+#pragma unroll
+      for (int k = 1; k < F::PER; ++k) value = at % F::PER == k ? x[k] : value;
+      if (F::QUANTISED) value = embedding_tail(row, e.row_bytes - 8) * value + embedding_tail(row, e.row_bytes - 4);
+      sum += e.weight(i) * value;
+    }
+    e.out[o] = sum;
+  }
+}
+
+// WORDS 32-bit words a lane: 16, 8 or 4 bytes, as the alignment of rows allows.
+template <int WORDS> PK_DEV void embedding_load(const char* p, unsigned* w) {
+  if (WORDS == 4) {
+    pk_word4 v = pk_load_once(p);
+#pragma unroll
+    for (int k = 0; k < WORDS; ++k) w[k] = v.v[k];
+  } else {
+    typedef pk_vec<unsigned, WORDS> V;
+    V v = *(const V*)p;
+#pragma unroll
+    for (int k = 0; k < WORDS; ++k) w[k] = v.v[k];
+  }
+}
+
+template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const embedding& e) {
+  enum { PER = WORDS * F::PER };  // elements of the row that a lane reads
+  int chunks = (int)(e.d / PER), lanes = 1;
+  while (lanes < chunks && lanes < PK_WARP) lanes *= 2;
+  int group = pk_lane() / lanes, groups = PK_WARP / lanes;
+  for (pk_int bag = pk_warp(); bag < e.bags; bag += pk_warps()) {
+    pk_int begin = e.offset(bag), end = e.offset(bag + 1);
+#pragma unroll 1
+    for (int first = 0; first < chunks; first += lanes) {
+      int chunk = first + pk_lane() % lanes;
+      bool mine = chunk < chunks;
+      float sum[PER] = {};
+#pragma unroll 1
+      for (pk_int i = begin + group; i < end; i += UNROLL * groups) {
+        unsigned w[UNROLL][WORDS];
+        float scale[UNROLL], bias[UNROLL];
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u) {
+          pk_int at = i + u * groups;
+          scale[u] = bias[u] = 0;
+#pragma unroll
+          for (int k = 0; k < WORDS; ++k) w[u][k] = 0;
+          if (!mine || at >= end) continue;
+          const char* row = e.row<CACHED>(at);
+          embedding_load<WORDS>(row + (pk_int)chunk * WORDS * 4, w[u]);
+          float weight = e.weight(at);
+          if (F::QUANTISED) {
+            scale[u] = weight * *(const float*)(row + e.row_bytes - 8);
+            bias[u] = weight * *(const float*)(row + e.row_bytes - 4);
+          } else {
+            scale[u] = weight;
+          }
+        }
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u)
+#pragma unroll
+          for (int k = 0; k < WORDS; ++k) {
+            float x[F::PER];
+            F::unpack(w[u][k], x);
+#pragma unroll
+            for (int j = 0; j < F::PER; ++j) {
+              float& s = sum[k * F::PER + j];
+              s += scale[u] * x[j];
+              if (F::QUANTISED) s += bias[u];
+            }
+          }
+      }
+#pragma unroll 1
+      for (int d = lanes; d < PK_WARP; d *= 2)
+#pragma unroll
+        for (int k = 0; k < PER; ++k) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], d);
+      if (mine && group == 0) {
+        float* out = e.out + bag * e.d + (pk_int)chunk * PER;
+#pragma unroll
+        for (int k = 0; k < PER; ++k) out[k] = sum[k];
+      }
+    }
+  }
+}
+
+// 16-byte loads, or 8-byte ones where scale and bias shift every second row; words where rows allow no more, and odd shapes
+// the simple way.
+template <class F, bool CACHED> PK_DEV void embedding_warp(const pk_args& a) {
+  enum { WORDS = F::QUANTISED ? 2 : 4 };
+  embedding e(a);
+  if (e.row_bytes % (4 * WORDS) == 0 && e.d % (WORDS * F::PER) == 0) embedding_warp_of<F, WORDS, CACHED>(e);
+  else if (e.row_bytes % 4 == 0 && e.d % F::PER == 0) embedding_warp_of<F, 1, CACHED>(e);
+  else embedding_simple<F, CACHED>(a);
+}
+
+PK_ENTRY(embedding_bag, , fp32, simple, 75, 256, SM(8), none, (embedding_simple<rows_fp32>(a)))
+PK_ENTRY(embedding_bag, , fp16, simple, 75, 256, SM(8), none, (embedding_simple<rows_fp16>(a)))
+PK_ENTRY(embedding_bag, , bf16, simple, 75, 256, SM(8), none, (embedding_simple<rows_bf16>(a)))
+PK_ENTRY(embedding_bag, , int8, simple, 75, 256, SM(8), none, (embedding_simple<rows_int8>(a)))
+PK_ENTRY(embedding_bag, , int4, simple, 75, 256, SM(8), none, (embedding_simple<rows_int4>(a)))
+
+PK_ENTRY(embedding_bag, , fp32, warp, 75, 256, ITEMS(0, 8), none, (embedding_warp<rows_fp32, false>(a)))
+PK_ENTRY(embedding_bag, , fp16, warp, 75, 256, ITEMS(0, 8), none, (embedding_warp<rows_fp16, false>(a)))
+PK_ENTRY(embedding_bag, , bf16, warp, 75, 256, ITEMS(0, 8), none, (embedding_warp<rows_bf16, false>(a)))
+PK_ENTRY(embedding_bag, , int8, warp, 75, 256, ITEMS(0, 8), none, (embedding_warp<rows_int8, false>(a)))
+PK_ENTRY(embedding_bag, , int4, warp, 75, 256, ITEMS(0, 8), none, (embedding_warp<rows_int4, false>(a)))
+
+PK_ENTRY(embedding_bag, , fp32, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_fp32, true>(a)))
+PK_ENTRY(embedding_bag, , fp16, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_fp16, true>(a)))
+PK_ENTRY(embedding_bag, , bf16, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_bf16, true>(a)))
+PK_ENTRY(embedding_bag, , int8, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int8, true>(a)))
+PK_ENTRY(embedding_bag, , int4, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int4, true>(a)))
