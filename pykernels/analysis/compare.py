@@ -208,9 +208,8 @@ def _plain(case: CaseSummary, verdict: str, reason: str) -> CaseComparison:
 def _history(history: Sequence[Run]) -> tuple[dict[tuple[str, str], Spread], list[str]]:
     """Between-sitting spread by family, pooled over its cases; nothing with under three sittings."""
     if not history:
-        return {}, [
-            "no history: a verdict is about these two sittings only (--history RUN... of three sittings or more)"
-        ]
+        mend = "(--history RUN... of three sittings or more adds what sittings differ by)"
+        return {}, [f"no history: a verdict is about these two sittings only {mend}"]
     by_machine: dict[str, list[Run]] = {}
     for run in history:
         by_machine.setdefault(run.header.machine.id, []).append(run)
@@ -235,7 +234,7 @@ def _history(history: Sequence[Run]) -> tuple[dict[tuple[str, str], Spread], lis
 
 
 def _between(study: Campaign, case: CaseSummary) -> tuple[float, int]:
-    """Variance between sittings (their launches' share taken off) and its degrees of freedom; 0 under three sittings."""
+    """Variance between sittings, their launches' share taken off, and its degrees of freedom (0: too few sittings)."""
     groups: dict[int, list[float]] = {}
     for launch, value in case.values.items():
         groups.setdefault(study.sitting_of[launch], []).append(math.log(value))
