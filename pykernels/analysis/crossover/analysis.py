@@ -20,7 +20,7 @@ from pykernels.analysis.crossover.answers import (
 from pykernels.analysis.crossover.axes import AXES, LEAST_CELLS, Axis, groups
 from pykernels.analysis.crossover.breakeven import break_even, places, sensitivity
 from pykernels.analysis.crossover.claims import claims
-from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values, t_interval
+from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values
 from pykernels.analysis.crossover.generated import generated_groups
 from pykernels.analysis.crossover.points import Point
 from pykernels.analysis.crossover.sentences import sentence
@@ -142,7 +142,7 @@ def _require_links(sides: Sides, points: Sequence[Point]) -> None:
 
 
 def _study(sides: Sides, axis: Axis, group: list[Point], options: Options) -> Studied:
-    held = [point for point in group if not point.rival.refused]
+    held = [point for point in group if point.log_ratios()]
     curve = _curve(sides, axis, group, held)
     first = group[-1]
     answer = Answer(
@@ -158,11 +158,13 @@ def _study(sides: Sides, axis: Axis, group: list[Point], options: Options) -> St
         gpu=sides.what["GPU"],
     )
     finding = Finding(kind=REFUSED, labels=[], centre=[], low=[], high=[])
-    if not held:
+    if all(point.rival.refused for point in group):
         answer.kind = "none (CPU everywhere in range)"
         answer.notes.append("only the CPU runs: the GPU's memory cannot hold the table")
-    elif not curve.ratios:
-        answer.notes.append("no launch was clean on both sides")
+    elif len(held) < 2:
+        answer.notes.append(
+            f"only {len(held)} cells have launches that are clean on both sides; measure again: {RECSYS}"
+        )
     else:
         finding = find(curve, options.band)
         _fill(answer, finding, sides, axis, held, curve, options)
@@ -288,8 +290,8 @@ def _weak(point: Point, least: float) -> list[str]:
 
 def _cell(point: Point, sides: Sides, band: float) -> CellAnswer:
     rival = point.rival
-    ratios = list(point.log_ratios().values())
-    centre, low, high = t_interval(ratios) if ratios else (math.nan, math.nan, math.nan)
+    found = point.ratio()
+    _, low, high = found or (math.nan, math.nan, math.nan)
     limit = math.log1p(band)
     winner = "CPU (GPU memory)" if rival.refused else "GPU" if low > limit else "CPU" if high < -limit else "tie"
     gpu = rival.cell.seconds if rival.cell else next(iter(rival.costs.values()), None)
@@ -302,9 +304,9 @@ def _cell(point: Point, sides: Sides, band: float) -> CellAnswer:
         source=_source(sides.source, point.metric),
         cpu_s=point.cpu.seconds,
         gpu_s=gpu,
-        ratio=math.exp(centre) if ratios else None,
-        low=math.exp(low) if ratios and math.isfinite(low) else None,
-        high=math.exp(high) if ratios and math.isfinite(high) else None,
+        ratio=math.exp(found[0]) if found else None,
+        low=math.exp(low) if math.isfinite(low) else None,
+        high=math.exp(high) if math.isfinite(high) else None,
         winner=winner,
         launch_path=rival.path,
         cpu_share=point.cpu_judged.share,
@@ -324,9 +326,7 @@ def _view(one: Studied, band: float) -> CurveView:
     def gpu_seconds(point: Point) -> float | None:
         return point.rival.cell.seconds if point.rival.cell else next(iter(point.rival.costs.values()), None)
 
-    summary = [
-        t_interval([row[k] for row in one.curve.ratios if math.isfinite(row[k])]) for k in range(len(one.curve.x))
-    ]
+    summary = [found for point in one.points if (found := point.ratio()) is not None]
     return CurveView(
         answer=one.answer,
         x=one.curve.x,

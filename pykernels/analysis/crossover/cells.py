@@ -80,10 +80,12 @@ def cells_of(records: Iterable[Record], *, machine: str = "", run: int = 0) -> l
         if any(_out_of_memory(record) for record in group):
             found.append(Cell(metric="saturated", refused=True, **base))
             continue
+        costs = {metric: some for metric, some in _costs(group, load).items() if some}
+        if not costs and any(isinstance(record.outcome, Measured | Disturbed) for record in group):
+            costs = {"saturated": {}}  # timed, but no launch is clean: listed, never compared
         found += [
-            Cell(metric=metric, costs=costs, seconds=_middle(costs) if metric != "energy" else 0.0, **base)
-            for metric, costs in _costs(group, load).items()
-            if costs
+            Cell(metric=metric, costs=some, seconds=_middle(some) if metric != "energy" and some else 0.0, **base)
+            for metric, some in costs.items()
         ]
     return found
 

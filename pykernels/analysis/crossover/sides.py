@@ -53,7 +53,7 @@ class Sides(msgspec.Struct, kw_only=True):
 
     def metrics(self) -> list[str]:
         """Metrics to answer: those asked for, else all the CPU's cells have (a model gives times, no tails)."""
-        held = {cell.metric for cell in self.cpu}
+        held = {cell.metric for cell in self.cpu if cell.costs}
         asked = self.options.metrics or METRICS
         if self.options.per == "watt":
             asked = ("energy",)
@@ -121,7 +121,7 @@ def _fit(sides: Sides) -> model.Fit:
     """The closed form fitted to the GPU run's saturated cells, best launch path of each."""
     by_load: dict[tuple[Workload, str], list[Cell]] = {}
     for cell in sides.gpu:
-        if cell.metric == "saturated" and not cell.refused and cell.ends in ("G1", "G2", "G3", "G5"):
+        if cell.metric == "saturated" and cell.costs and cell.ends in ("G1", "G2", "G3", "G5"):
             by_load.setdefault((cell.load, cell.ends), []).append(cell)
     best = [best_of(group)[0] for group in by_load.values()]
     observations = [model.Observation(cell.load, cell.ends, cell.seconds, cell.hit) for cell in best]
@@ -158,11 +158,11 @@ def points_of(sides: Sides, cpu_ends: str, gpu_ends: str, metric: str) -> list[P
     device, _ = _whole_cpu(sides.cpu)
     mine: dict[tuple[Workload, int], list[Cell]] = {}
     for cell in sides.cpu:
-        if cell.ends == cpu_ends and cell.metric == metric and cell.device == device and not cell.refused:
+        if cell.ends == cpu_ends and cell.metric == metric and cell.device == device and cell.costs:
             mine.setdefault((cell.load, cell.threads), []).append(cell)
     theirs: dict[Workload, dict[float, list[Cell]]] = {}  # a row cache of another hit share is another opponent
     for cell in sides.gpu:
-        if cell.ends == gpu_ends and (cell.metric == metric or cell.refused):
+        if cell.ends == gpu_ends and (cell.refused or (cell.metric == metric and cell.costs)):
             theirs.setdefault(cell.load, {}).setdefault(round(cell.hit or 0.0, 2), []).append(cell)
     found = []
     for (load, threads), cells in mine.items():

@@ -275,6 +275,28 @@ def test_one_launch_decides_nothing():
     assert "one launch" in answer.notes[0]
 
 
+def test_cells_without_a_clean_launch_are_left_out_and_counted():
+    run = paired(bags=BATCHES)
+    dirty = []
+    for record in run.records:
+        if record.kernel == "embedding_bag" and record.params["bags"] == "16" and record.device == "cpu":
+            outcome = msgspec.structs.replace(record.outcome, cpu_over_wall=[0.3] * 5)
+            record = msgspec.structs.replace(record, outcome=outcome)
+        dirty.append(record)
+    run.records = dirty
+    report = analyse([run])
+    assert only(report, "batch").kind == "crossing"
+    assert 16.0 not in [cell.axes["batch"] for cell in report.cells]
+    assert "1 cells without a clean launch" in report.not_compared
+
+
+def test_a_range_is_on_every_projected_cell():
+    run = run_of(lookups("CPU", "C0", loads(bags=BATCHES)) + roofs("CPU"))
+    for cell in analyse([run], Options(against="h100-sxm5-80gb")).cells:
+        assert cell.low < cell.ratio < cell.high
+        assert cell.high / cell.low > 1.2
+
+
 # -------------------------------------------------------------------------------------------------------------- claims
 
 
