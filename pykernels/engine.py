@@ -181,7 +181,7 @@ class Engine:
 
     def _visit(self, case: Case, launch: int, round_: int, player: Player, tuner: Player) -> Record:
         started = self.clock()
-        timeout_s = 60 + 20 * case_seconds(case, self.plan.sweep)
+        timeout_s = self.plan.sweep.timeout_s + 20 * case_seconds(case, self.plan.sweep)
         reply = self._tune(case, tuner, timeout_s)
         if reply is None:
             reply = player.visit(

@@ -151,6 +151,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         """Bound on the error, derived from dtype and length."""
         raise NotImplementedError
 
+    def cover(self) -> int:
+        """Calls after which every output has been written (passes may rotate over parts of the operands)."""
+        return 1
+
     def small(self) -> Problem:
         """The same problem at a shape whose full output can be checked in milliseconds."""
         return self

@@ -15,7 +15,7 @@ import msgspec
 
 from pykernels import registry
 from pykernels.errors import UsageError, unknown
-from pykernels.model import Family
+from pykernels.model import ISA_LEVELS, Family
 from pykernels.units import METRICS, parse_duration
 
 FORMAT = 1
@@ -62,13 +62,15 @@ class Sweep(msgspec.Struct, kw_only=True):
     sample_s: float = 1e-3
     visit_s: float = 0.08
     dram_factor: float = 8.0
+    timeout_s: float = 60.0  # grace of a visit beyond 20 times its estimate; then its worker is killed
     study: list[dict[str, Any]] = []
     require: list[Requirement] = []
     text: str = ""  # the file as written, for the run file's header
 
 
 _TOP_KEYS = {
-    "pykernels", "title", "budget", "launches", "rounds", "seed", "sample", "visit", "dram_factor", "study", "require",
+    "pykernels", "title", "budget", "launches", "rounds", "seed", "sample", "visit", "dram_factor", "timeout",
+    "study", "require",
 }  # fmt: skip
 
 
@@ -125,6 +127,7 @@ def parse_sweep(text: str, *, name: str = "sweep", where: str = "sweep") -> Swee
         sample_s=_duration(data, "sample", 1e-3, where),
         visit_s=_duration(data, "visit", 0.08, where),
         dram_factor=float(_typed(data, "dram_factor", (int, float), 8.0, where)),
+        timeout_s=_duration(data, "timeout", 60.0, where),
         text=text,
     )
     studies = _typed(data, "study", list, [], where)
@@ -162,6 +165,10 @@ def _check_choices(family: Family, key: str, values: list[Any], where: str) -> N
     for value in values:
         if allowed is not None and value not in allowed:
             raise unknown(f"{key} of {family.name}", str(value), [str(choice) for choice in allowed], where=where)
+    if key == "isa":
+        for value in values:
+            if value not in ("best", "all", *ISA_LEVELS):
+                raise unknown("ISA level", str(value), ("best", "all", *ISA_LEVELS), where=where)
     if key == "threads":
         for value in values:
             if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

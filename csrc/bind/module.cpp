@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <map>
+
 #include "arena.h"
 #include "build_info.h"
 #include "isa.h"
@@ -28,18 +30,23 @@ std::string native_folder() {
   return path.substr(0, path.rfind('/') + 1) + "_native";
 }
 
-// A level's library. Loading one runs none of its code but the function that returns the table, so any can be listed.
+// The table of a level's library, opened once a process and never unloaded: an index stays an index of the same table even
+// where the file is replaced. Loading runs none of a library's code but the function that returns the table.
+const pk_library* open_table(const std::string& isa, const std::string& path) {
+  static std::map<std::string, const pk_library*> opened;  // used with the GIL held
+  if (auto found = opened.find(isa); found != opened.end()) return found->second;
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) throw std::runtime_error("ISA level \"" + isa + "\" is not part of this build: " + dlerror());
+  auto get = reinterpret_cast<const pk_library* (*)()>(dlsym(handle, "pk_library_v1"));
+  if (!get || get()->abi != PK_ABI) throw std::runtime_error(path + " was built for another version of pykernels");
+  return opened[isa] = get();
+}
+
+// A level's table, and what this machine lacks to run it.
 class Library {
  public:
-  explicit Library(const std::string& isa) : path(native_folder() + "/libpk_" + isa + ".so") {
-    handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!handle_) throw std::runtime_error("ISA level \"" + isa + "\" is not part of this build: " + dlerror());
-    auto get = reinterpret_cast<const pk_library* (*)()>(dlsym(handle_, "pk_library_v1"));
-    if (!get || get()->abi != PK_ABI) throw std::runtime_error(path + " was built for another version of pykernels");
-    table = get();
-    missing = why_not(isa);
-  }
-  // Never unloaded: entries stay valid as long as the process.
+  explicit Library(const std::string& isa)
+      : path(native_folder() + "/libpk_" + isa + ".so"), missing(why_not(isa)), table(open_table(isa, path)) {}
   const pk_entry& entry(int64_t index) const {
     if (index < 0 || index >= table->count) throw py::index_error("no such entry");
     return table->entry[index];
@@ -52,9 +59,6 @@ class Library {
 
   std::string path, missing;
   const pk_library* table;
-
- private:
-  void* handle_;
 };
 
 py::dict describe(const pk_entry& e, int64_t index) {
@@ -111,10 +115,12 @@ Call make_call(const std::vector<uintptr_t>& pointers, std::vector<int64_t> dims
 }
 
 py::tuple sample(Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
-                 std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps, int64_t count) {
+                 std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps, int64_t count,
+                 int64_t first) {
   if (reps < 1 || count < 1) throw py::value_error("reps and count are at least 1");
   const pk_entry& entry = library.runnable(index);
-  const Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
+  Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
+  call.first = first;
   Samples s;
   {
     py::gil_scoped_release free;
@@ -144,6 +150,13 @@ void die_with_parent() {
 PYBIND11_MODULE(_core, m) {
   using namespace pk;
   using Free = py::call_guard<py::gil_scoped_release>;
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const std::system_error& e) {  // OSError with its number
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.code().value(), e.what()).ptr());
+    }
+  });
   m.doc() = "Native kernels of pykernels: ISA levels, arena, pinned team, timed loop.";
   m.attr("COMPILER") = PK_COMPILER;
   m.attr("POISON") = kPoison;
@@ -201,7 +214,7 @@ PYBIND11_MODULE(_core, m) {
            }, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"), py::arg("scalars"),
            py::arg("tune"), py::arg("reps"))
       .def("sample", &sample, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
-           py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"))
+           py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"), py::arg("first") = 0)
       .def("clock_ghz", &team_clock, Free())
       .def("close", &Team::close, Free());
 }

@@ -17,6 +17,8 @@ struct pk_call {
   const double* scalar;
   int64_t reps;   // passes to run; a pass is one call in Python's words
   int64_t tune;   // value of a tunable variant such as "prefetch:32", else 0
+  int64_t first;  // number of the first pass, counted since the run began: passes that rotate (parts of an array, index
+                  // sets) take turn number (first + i) modulo their count; an untimed run starts at 0
 };
 
 // The calling thread's view of the team that runs the call together.

@@ -1,11 +1,11 @@
 // Bandwidth ceilings: load (and reduce), load-only, store, nt-store, copy, nt-copy, triad, nt-triad.
 //
 // Operands  in: a (load, copy), or a and b (triad: c = a + q b); out: c, or for load: sums[1024 * 8 + 8] of uint64
-// dims      n: elements of each array;   scalars  q: what store writes and triad multiplies by, never zero
+// dims      n: elements of each array; parts: a pass covers one part of every thread's chunk, the parts in turn;   scalars  q: what store writes and triad multiplies by, never zero
 // Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once); prefetch:BYTES ahead (of what is read)
 //
 // Each thread walks one contiguous chunk. A load's checksum is the wrapping sum of the bytes as 64-bit words: exact, and the
-// same for every order of addition. It is taken anew in every pass and consumed, so no pass can be dropped.
+// same for every order of addition. A run leaves the sum over all its passes; each is consumed, so none can be dropped.
 #include "table.h"
 #include "vec.h"
 
@@ -130,17 +130,33 @@ PK_INLINE void touch_chunk(const char* p, int64_t bytes, int64_t ahead) {
 
 // -------------------------------------------------------------------------------------------------- all passes
 
+// What pass r covers of a thread's chunk [lo, hi): one of dim[1] parts, in turn, so that a sample of a large array can be
+// short while every byte is still touched in every round.
+struct Part {
+  int64_t lo, hi;
+};
+template <class T>
+PK_INLINE Part part_of(const pk_call* c, int64_t lo, int64_t hi, int64_t r) {
+  const int64_t parts = c->dim[1];
+  if (parts == 1) return {lo, hi};
+  Part part;
+  pk_share(hi - lo, CHUNK_BYTES / int64_t(sizeof(T)), int((c->first + r) % parts), int(parts), &part.lo, &part.hi);
+  return {lo + part.lo, lo + part.hi};
+}
+
 template <class T, int VB, int S, bool PREFETCH>
 PK_INLINE void load_passes(const pk_call* c, const pk_team* t) {
   int64_t lo, hi;
   pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
-  const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + lo);
-  Sum<VB> last{};
+  Sum<VB> all{};
   for (int64_t r = 0; r < c->reps; ++r) {
     forget_memory();
-    last = load_chunk<VB, S, PREFETCH>(p, (hi - lo) * int64_t(sizeof(T)), c->tune);
+    const Part part = part_of<T>(c, lo, hi, r);
+    const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + part.lo);
+    const Sum<VB> one = load_chunk<VB, S, PREFETCH>(p, (part.hi - part.lo) * int64_t(sizeof(T)), c->tune);
+    all.lanes += one.lanes, all.rest += one.rest;
   }
-  const uint64_t sum = last.rest + hsum(last.lanes);
+  const uint64_t sum = all.rest + hsum(all.lanes);
   // The thread that ends last adds up what each has left in its own line.
   uint64_t* sums = static_cast<uint64_t*>(c->ptr[1]);
   if (t->threads > MAX_THREADS) return;
@@ -155,8 +171,11 @@ template <class T, int VB, int S, bool PREFETCH>
 PK_INLINE void touch_passes(const pk_call* c, const pk_team* t) {
   int64_t lo, hi;
   pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
-  const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + lo);
-  for (int64_t r = 0; r < c->reps; ++r) touch_chunk<VB, S, PREFETCH>(p, (hi - lo) * int64_t(sizeof(T)), c->tune);
+  for (int64_t r = 0; r < c->reps; ++r) {
+    const Part part = part_of<T>(c, lo, hi, r);
+    const char* p = reinterpret_cast<const char*>(static_cast<const T*>(c->ptr[0]) + part.lo);
+    touch_chunk<VB, S, PREFETCH>(p, (part.hi - part.lo) * int64_t(sizeof(T)), c->tune);
+  }
 }
 
 template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
@@ -168,7 +187,8 @@ PK_INLINE void write_passes(const pk_call* c, const pk_team* t) {
   T* out = static_cast<T*>(c->ptr[op == STORE ? 0 : op == COPY ? 1 : 2]);
   for (int64_t r = 0; r < c->reps; ++r) {
     forget_memory();
-    write_chunk<op, NT, T, VB, S, PREFETCH>(a + lo, b + lo, out + lo, hi - lo, T(c->scalar[0]), c->tune);
+    const auto [from, to] = part_of<T>(c, lo, hi, r);
+    write_chunk<op, NT, T, VB, S, PREFETCH>(a + from, b + from, out + from, to - from, T(c->scalar[0]), c->tune);
   }
   if (NT) stream_fence();
 }

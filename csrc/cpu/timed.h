@@ -50,7 +50,10 @@ struct Call {
   std::vector<int64_t> dim;
   std::vector<double> scalar;
   int64_t tune = 0;
-  pk_call at(int64_t reps) const { return {ptr.data(), dim.data(), scalar.data(), reps, tune}; }
+  int64_t first = 0;
+  pk_call at(int64_t reps, int64_t number = 0) const {
+    return {ptr.data(), dim.data(), scalar.data(), reps, tune, first + number};
+  }
 };
 
 struct Samples {
@@ -84,13 +87,13 @@ inline Samples sample_entry(Team& team, const pk_entry& entry, const Call& call,
   };
   reserve_scratch(team, entry, call);
   const int n = team.threads();
-  const pk_call c = call.at(reps);
   std::vector<Mark> marks(size_t(n) * count);
   team.counter() = 0;
   team.run([&](Team& t, int tid) {
     const pk_team view = t.view(tid);
     for (int64_t i = 0; i < count; ++i) {
       Mark& m = marks[i * n + tid];
+      const pk_call c = call.at(reps, i * reps);
       m.clock = clock_ghz();
       m.switches = -involuntary_switches();
       t.barrier().wait();

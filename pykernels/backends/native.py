@@ -44,7 +44,7 @@ class Entry(NamedTuple):
     """One line of a level's table, with one value of its tunable if it has one."""
 
     isa: str
-    index: int
+    place: int  # in the table
     name: str  # "plain", "prefetch:512": the variant of an id
     tune: int
     symbol: str
@@ -235,11 +235,12 @@ class NativeRunner:
         self._operands = problem.operands()
         self._entry = entry
         self._buffers = buffers
+        self._passes = 0  # timed so far: where rotating passes go on
         base = buffers.arena.address
         pointers = [base + buffers.offsets[operand] for operand in self._operands]
         self._call = (
             _library(entry.isa),
-            entry.index,
+            entry.place,
             pointers,
             list(problem.dims()),
             list(problem.scalars()),
@@ -264,12 +265,13 @@ class NativeRunner:
                 self._session.fill(self._buffers, operand, self._problem)
 
     def run(self, calls: int) -> None:
-        """Run untimed."""
+        """Run untimed, rotating passes from their first turn on."""
         self._session.team.run(*self._call, calls)
 
     def sample(self, reps: int, count: int) -> Samples:
         """Timed samples, each `reps` calls on every thread of the team."""
-        seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count)
+        seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
+        self._passes += reps * count
         return Samples(
             samples_s=seconds, cpu_over_wall=ratio, involuntary_switches=switches, clock_ghz=clock, start_skew_s=skew,
             reps=reps,

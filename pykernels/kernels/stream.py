@@ -16,7 +16,7 @@ import numpy as np
 from pykernels.errors import UsageError
 from pykernels.kernels.dtypes import ROUNDOFF, Array, widen
 from pykernels.model import Family, Figure, Key, Operand, Problem, Recipe, Space, Tolerance, Traffic
-from pykernels.units import DTYPE_BYTES
+from pykernels.units import DTYPE_BYTES, MIB
 
 #: op -> (arrays read, arrays written)
 ARRAYS = {
@@ -29,17 +29,22 @@ LEVELS = ("L1", "L2", "L3", "DRAM")
 SCALAR = 1.25
 #: a thread's chunk is a multiple of this, so that no vector or stream of a timed loop is cut
 CHUNK_BYTES = 1024
+#: a pass over a large array covers a part of about this many bytes of each thread's share, the parts in turn: short
+#: samples, of which a neighbour spoils few
+PART_BYTES = 8 * MIB
 #: words of a load's output: the sum, then one line for each of at most 1024 threads
 SUM_WORDS = 8 + 8 * 1024
 
 
 class Stream(Problem, frozen=True, kw_only=True):
-    """`n` elements in each array, over all threads. Dims: (n,); scalars: (1.25,)."""
+    """`n` elements in each array, over all threads; a call covers one of `parts` of each thread's share, in turn.
+    Dims: (n, parts); scalars: (1.25,). FLOPs and traffic are those of a call: the whole over `parts`."""
 
     kernel: ClassVar[str] = "stream"
 
     op: str
     n: int
+    parts: int = 1
     level: str = ""
 
     def params(self) -> dict[str, str]:
@@ -61,8 +66,12 @@ class Stream(Problem, frozen=True, kw_only=True):
         return tuple(arrays)
 
     def dims(self) -> tuple[int, ...]:
-        """(n,)"""
-        return (self.n,)
+        """(n, parts)"""
+        return (self.n, self.parts)
+
+    def cover(self) -> int:
+        """One call for each part."""
+        return self.parts
 
     def scalars(self) -> tuple[float, ...]:
         """(q,)"""
@@ -70,17 +79,17 @@ class Stream(Problem, frozen=True, kw_only=True):
 
     def flops(self) -> float:
         """Two a element for triad; a load's integer additions are not counted."""
-        return 2.0 * self.n if self.op.endswith("triad") else 0.0
+        return 2.0 * self.n / self.parts if self.op.endswith("triad") else 0.0
 
     def traffic(self) -> Traffic:
-        """Every array once. Ordinary stores read their lines first unless these lie in the L1 already."""
+        """Every array once in `parts` calls. Ordinary stores read their lines first unless these lie in the L1 already."""
         reads, writes = ARRAYS[self.op]
-        size = self.n * DTYPE_BYTES[self.dtype]
+        size = self.n * DTYPE_BYTES[self.dtype] / self.parts
         moved = (reads + writes) * size
         allocated = 0.0 if self.op.startswith("nt-") or self.level == "L1" else writes * size
         names = ["a", "b"][:reads] + ["c"] * writes
         return Traffic(
-            requested=moved, compulsory=moved, write_allocate=allocated, by_operand=dict.fromkeys(names, float(size))
+            requested=moved, compulsory=moved, write_allocate=allocated, by_operand=dict.fromkeys(names, size)
         )
 
     def figure(self) -> Figure:
@@ -119,7 +128,7 @@ class Stream(Problem, frozen=True, kw_only=True):
 
     def small(self) -> Problem:
         """Some thousand elements and an odd rest, so that streams, vectors and tails all have work."""
-        return Stream(op=self.op, n=20011, dtype=self.dtype)
+        return Stream(op=self.op, n=20011, parts=min(self.parts, 3), dtype=self.dtype)
 
 
 def _rows(rows: Array | None) -> Any:
@@ -149,7 +158,8 @@ def build(values: Mapping[str, Any], space: Space) -> Stream:
     grain = CHUNK_BYTES * space.threads
     per_array = max(1, total // sum(ARRAYS[op]) // grain) * grain
     n = int(per_array / DTYPE_BYTES[dtype])
-    return Stream(op=op, n=n, dtype=dtype, level=level, symbols={"size": text} if text else {})
+    parts = max(1, total // space.threads // PART_BYTES)
+    return Stream(op=op, n=n, parts=parts, dtype=dtype, level=level, symbols={"size": text} if text else {})
 
 
 FAMILY = Family(

@@ -22,7 +22,7 @@ SAMPLED_ROWS = 256
 
 
 def check_full(problem: Problem, runner: Runner) -> Wrong | None:
-    """Run once on poisoned outputs and compare every element. For problems of Problem.small() size."""
+    """Run (until every output is written) on poisoned outputs and compare every element. For problems of Problem.small() size."""
     return _check(problem, runner, None)
 
 
@@ -66,7 +66,7 @@ def compare(expected: Mapping[str, Array], found: Mapping[str, Array], tolerance
 def _check(problem: Problem, runner: Runner, seed: int | None) -> Wrong | None:
     runner.poison()
     inputs = {name: np.array(view) for name, view in _changing(problem, runner).items()}
-    runner.run(1)
+    runner.run(problem.cover())
     inputs = {**runner.inputs(), **inputs}
     outputs = runner.outputs()
     rows = None
