@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pykernels.measure.clock import shortest_sample_s
 from pykernels.model import Disturbed, Measured, Samples
 
 if TYPE_CHECKING:
@@ -35,21 +36,25 @@ class Settings(msgspec.Struct, frozen=True):
     target: float = 0.005
 
 
-def calibrate(runner: Runner, settings: Settings) -> int:
+def calibrate(runner: Runner, sample_s: float) -> int:
     """Calls per sample so that a sample lasts about `sample_s`; also the warm-up."""
     reps = 1
     for _ in range(40):
         seconds = min(runner.sample(reps, 2).samples_s) * reps
-        if seconds >= settings.sample_s / 2:
+        if seconds >= sample_s / 2:
             break
-        growth = settings.sample_s / max(seconds, settings.sample_s / 100)
+        growth = sample_s / max(seconds, sample_s / 100)
         reps = max(reps + 1, math.ceil(reps * min(growth, 100.0)))
     return reps
 
 
-def collect(runner: Runner, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> Measured | Disturbed:
-    """Calibrate, then sample in batches until the target, the budget (seconds of `clock`) or the maximum is reached."""
-    reps = calibrate(runner, settings)
+def collect(
+    runner: Runner, settings: Settings, *, clock: Callable[[], float] = time.monotonic, step_s: float | None = None
+) -> Measured | Disturbed:
+    """Calibrate, then sample in batches until the target, the budget (seconds of `clock`) or the maximum is reached.
+
+    `step_s` is the step of the clock that times the samples, this machine's by default: samples last 1,000 of them."""
+    reps = calibrate(runner, max(settings.sample_s, shortest_sample_s(step_s)))
     samples = Samples(samples_s=[], reps=reps)
     started = clock()
     stop = "max_samples"
@@ -78,10 +83,10 @@ def judge(samples: Samples, stop: str) -> Measured | Disturbed:
 
 
 def clean_mask(samples: Samples) -> list[bool]:
-    """For each sample: were all its threads running (CPU time over wall time at least 0.98, or not recorded)?"""
-    if not samples.cpu_over_wall:
-        return [True] * len(samples.samples_s)
-    return [ratio >= CONTENDED for ratio in samples.cpu_over_wall]
+    """For each sample: did its clock go forwards, and were all its threads running (CPU time over wall time at least
+    0.98, or not recorded)?"""
+    ratios = samples.cpu_over_wall or [1.0] * len(samples.samples_s)
+    return [seconds > 0 and ratio >= CONTENDED for seconds, ratio in zip(samples.samples_s, ratios, strict=True)]
 
 
 def relative_half_width(samples: Samples) -> float:
