@@ -26,7 +26,8 @@ def words(seed: int, indices: Array) -> Array:
     """64-bit words `indices` of the stream of `seed`, as uint64."""
     with np.errstate(over="ignore"):
         key = _mix(_U((seed + 0x632BE59BD9B4E019) % 2**64))
-        return _mix(key + (np.asarray(indices).astype(_U) + _U(1)) * _U(0x9E3779B97F4A7C15))
+        mixed: Array = _mix(key + (np.asarray(indices).astype(_U) + _U(1)) * _U(0x9E3779B97F4A7C15))
+    return mixed
 
 
 def draws(seed: int, bits: int, indices: Array) -> Array:
@@ -86,7 +87,8 @@ def _high_product(draw: Array, span: int) -> Array:
     span_low, span_high = _U(span % 2**32), _U(span >> 32)
     middle = high * span_low + (low * span_low >> _U(32))
     cross = low * span_high + (middle & _U(0xFFFFFFFF))
-    return high * span_high + (middle >> _U(32)) + (cross >> _U(32))
+    product: Array = high * span_high + (middle >> _U(32)) + (cross >> _U(32))
+    return product
 
 
 def _mix(x: Any) -> Any:
