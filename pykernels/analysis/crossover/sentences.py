@@ -57,7 +57,8 @@ def _finding(answer: Answer) -> str:
         )
     other = "CPU" if event.to == "GPU" else "GPU"
     low, high = (axis.format(bound) for bound in (answer.low, answer.high))
-    bracket = f"measured cells {axis.format(event.bracket[0])} and {axis.format(event.bracket[1])}"
+    cells = "measured cells" if answer.source in ("paired", "cross-machine") else "cells"
+    bracket = f"{cells} {axis.format(event.bracket[0])} and {axis.format(event.bracket[1])}"
     value = axis.format(answer.value) + (f" [{low}, {high}]" if answer.interval else "") + _at(event.at)
     notes = f" ({'; '.join(answer.notes)})" if answer.notes else ""
     return f"the {event.to} wins from {name} {value}, the {other} below ({bracket}){notes}"
