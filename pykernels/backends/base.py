@@ -1,7 +1,8 @@
 """What a backend is: the seam between the engine and everything that can run a kernel.
 
 A backend is asked in the parent process at planning time (`skip`, `isas`, `variants`: cheap, no heavy imports) and in a
-fresh worker process at measuring time (`open`). Third parties add one through the entry-point group `pykernels.backends`.
+fresh worker process at measuring time (`open`). Third parties add one through the entry-point group
+`pykernels.backends`.
 """
 
 from __future__ import annotations

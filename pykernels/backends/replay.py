@@ -1,8 +1,8 @@
 """Plays timings from a JSON Lines file, so that everything but the clock can be tested to the digit.
 
-A line is {"case_id", "launch", "round", "samples_s": [...], "cpu_over_wall": [...], "involuntary_switches": [...]}, where
-`samples_s` are seconds per call; optional are the other fields of `model.Samples`, "outcome" (a whole outcome in place of
-samples) and "facts". A first line {"machine": {...}} plans for that machine instead of this one; a line
+A line is {"case_id", "launch", "round", "samples_s": [...], "cpu_over_wall": [...], "involuntary_switches": [...]},
+where `samples_s` are seconds per call; optional are the other fields of `model.Samples`, "outcome" (a whole outcome in
+place of samples) and "facts". A first line {"machine": {...}} plans for that machine instead of this one; a line
 {"case_id", "tuning": {"variant": seconds}} plays a tuning pass.
 """
 
@@ -40,7 +40,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Replay(msgspec.Struct):
-    """A replay file in memory: visits by (case id, launch, round), tunings by case id, and the machine if it names one."""
+    """A replay file in memory: visits by (case id, launch, round), tunings by case id, the machine if it names one."""
 
     path: Path
     visits: dict[tuple[str, int, int], Line] = {}

@@ -82,7 +82,7 @@ class Stream(Problem, frozen=True, kw_only=True):
         return 2.0 * self.n / self.parts if self.op.endswith("triad") else 0.0
 
     def traffic(self) -> Traffic:
-        """Every array once in `parts` calls. Ordinary stores read their lines first unless these lie in the L1 already."""
+        """Every array once in `parts` calls. Ordinary stores read their lines first unless these are in the L1."""
         reads, writes = ARRAYS[self.op]
         size = self.n * DTYPE_BYTES[self.dtype] / self.parts
         moved = (reads + writes) * size
