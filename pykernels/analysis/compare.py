@@ -163,6 +163,8 @@ def _guilty(tests: Mapping[str, _Test]) -> set[str]:
 
 def _family_p(tests: Sequence[_Test]) -> float:
     """The smaller of two doubled: all cases moved together (pooled log ratio), or some did (Simes)."""
+    if len(tests) == 1:
+        return tests[0].p
     simes = min(sorted(p * len(tests) / (rank + 1) for rank, p in enumerate(sorted(test.p for test in tests))))
     weights = [1 / max(test.error, 1e-12) ** 2 for test in tests]
     pooled = sum(w * test.difference for w, test in zip(weights, tests, strict=True)) / sum(weights)

@@ -160,12 +160,13 @@ def analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None = None) -> R
     curves = hierarchy.curves(usable.values())
     levels = hierarchy.levels(study.machine, curves)
     kernels = [case for case in usable.values() if _is_kernel(case.first)]
-    points, unplaced = _points(study, kernels, ceilings)
+    drawn = [case for case in ceilings if not _is_undrawn(case.first, study.machine)]
+    points, unplaced = _points(study, kernels, drawn)
     if limits is None:
         limits = known_limits(study.machine, [case.first for case in ceilings])
 
     tests = [*_level_tests(ceilings), *_isa_tests(ceilings), *_limit_tests(ceilings, limits, study.machine)]
-    tests += _kernel_tests(kernels, ceilings)
+    tests += _kernel_tests(kernels, drawn)
     flagged = exceeding(tests)
     for point in points:
         point.flags += flagged.get(point.case_id, [])
@@ -177,11 +178,10 @@ def analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None = None) -> R
                        if level.level == roof.level and level.agrees is False]  # fmt: skip
         roofs.append(roof)
         details.append(_detail(case, roof, limits, study.machine))
-    drawn = {detail.case_id for detail in details if detail.drawn}
     answer = Roofline(
         machine=study.machine,
         roofs=roofs,
-        ridges=_ridges(study, [case for case in ceilings if case.first.case_id in drawn]),
+        ridges=_ridges(study, drawn),
         fit=intensity.fits(study, sweeps),
         levels=levels,
         not_drawn=[NotDrawn(i, case.reason) for i, case in sorted(study.cases.items()) if case.reason] + unplaced,
@@ -276,10 +276,15 @@ def is_mixture(record: Record, machine: Machine) -> bool:
     return any(_INSIDE * size < record.working_set < _OUTSIDE * size for size in sizes.values())
 
 
+def _is_undrawn(record: Record, machine: Machine) -> bool:
+    """True for what was meant to be DRAM and is partly cache: it draws no roof, binds no kernel and has no ridge."""
+    return record.figure.level == "DRAM" and is_mixture(record, machine)
+
+
 def _detail(case: CaseSummary, roof: Roof, limits: Mapping[str, Limit], machine: Machine) -> RoofDetail:
     detail = RoofDetail(
         case_id=case.first.case_id,
-        drawn=not (roof.level == "DRAM" and "mixture" in roof.flags),
+        drawn=not _is_undrawn(case.first, machine),
         stops=case.stops,
         contended=case.estimate.contended,
     )

@@ -9,7 +9,8 @@ from typing import Any
 from pykernels.analysis.common import level_rank
 from pykernels.analysis.hierarchy import Curve, Level
 from pykernels.analysis.roofline import Roof, Roofline
-from pykernels.report.plot import DASHES, INK, MARKERS, SERIES, Labels, halo, new_figure, plain_ticks, save, size_ticks
+from pykernels.report.plot import DASHES, INK, MARKERS, SERIES, halo, new_figure, plain_ticks, save, size_ticks
+from pykernels.report.table import value_and_interval
 
 _TITLES = {"bandwidth": "bandwidth", "latency": "latency of a dependent load"}
 
@@ -58,7 +59,7 @@ def _capacities(panel: Any, levels: Sequence[Level], kind: str) -> None:
         low = left == (kind == "bandwidth")  # the corner that the curve leaves free
         panel.annotate(f"{level.level} by the OS", (level.os_bytes, 0 if low else 1), (3, 4 if low else -4),
                        xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="left",
-                       va="bottom" if low else "top", fontsize=7, color="#444444", path_effects=halo())  # fmt: skip
+                       va="bottom" if low else "top", fontsize=7, color="#444444", bbox=halo())  # fmt: skip
         found = level.bandwidth_bytes if kind == "bandwidth" else level.chase_bytes
         if found:
             panel.axvspan(found / 1.19, found * 1.19, color="#E69F00", alpha=0.25, lw=0, zorder=0)
@@ -75,21 +76,22 @@ def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
     for group in groups.values():
         if len({roof.threads for roof in group}) >= 3:
             first = group[0]
-            name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op} {first.isa}".strip()
-            found[name, first.unit] = sorted(group, key=lambda roof: roof.threads)
+            name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op}"
+            isas = {roof.isa for roof in roofline.roofs if roof.kind == first.kind}
+            found[f"{name} {first.isa}" if len(isas) > 1 else name, first.unit] = sorted(group, key=lambda r: r.threads)
     return dict(sorted(found.items(), key=lambda item: (item[0][1], level_rank(item[1][0].level), item[0][0])))
 
 
 def draw_scaling(roofline: Roofline, path: Path) -> Path:
-    """Each rate over its one-thread rate; the diagonal is perfect scaling."""
+    """Each rate over its rate with the fewest threads; the dotted diagonal is perfect scaling."""
     lines = scaling(roofline)
-    figure, axes = new_figure(7.2, 4.8)
+    figure, axes = new_figure(8.2, 4.8)
     panel = axes[0]
-    most = max(roof.threads for group in lines.values() for roof in group)
-    panel.plot([1, most], [1, most], color="#999999", lw=0.8, ls=(0, (2, 2)))
-    panel.set(xscale="log", yscale="log")
+    ticks = sorted({roof.threads for group in lines.values() for roof in group})
+    panel.plot([1, ticks[-1]], [1, ticks[-1]], color="#999999", lw=0.8, ls=(0, (2, 2)))
+    panel.set(xscale="log", yscale="log", xlim=(0.93 * ticks[0], ticks[-1] * (ticks[-1] / ticks[0]) ** 0.55))
     panel.set_xlabel("threads", fontsize=9)
-    panel.set_ylabel("rate over that of the fewest threads, per thread of those", fontsize=9)
+    panel.set_ylabel("speed-up over one thread", fontsize=9)
     ends = []
     for number, ((name, unit), group) in enumerate(lines.items()):
         base = group[0].value / group[0].threads
@@ -98,16 +100,28 @@ def draw_scaling(roofline: Roofline, path: Path) -> Path:
         style = SERIES[number % len(SERIES)]
         panel.errorbar([roof.threads for roof in group], ys, yerr=bars, fmt=MARKERS[number % len(MARKERS)],
                        ls=DASHES[number % len(DASHES)], ms=4, lw=1.3, capsize=2, color=style)  # fmt: skip
-        ends.append((group[-1].threads, ys[-1], f"{name} {group[-1].value:.3g} {unit}", style))
-    panel.set_xlim(0.9, most * 3)
-    ticks = sorted({roof.threads for group in lines.values() for roof in group})
+        last = group[-1]
+        figure_text = value_and_interval(last.value, last.low, last.high)[0]
+        ends.append((ys[-1], f"{name} {figure_text} {unit}", style))
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
     plain_ticks(panel.yaxis)
     panel.set_title(" ".join(roofline.machine.cpu_model.split()), fontsize=9, loc="left", color=INK)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    labels = Labels(figure, panel)
-    for x, y, text, style in sorted(ends, key=lambda end: end[1]):
-        labels.beside(x, y, text, fontsize=8, color=style)
+    _end_labels(panel, figure.dpi / 72, ticks[-1], ends)
     return save(figure, path)
+
+
+def _end_labels(panel: Any, pixel: float, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Labels in a column to the right of the curves' ends, in their order and a line of text apart."""
+    ends = sorted(ends)
+    heights = [float(panel.transData.transform((x, y))[1]) / pixel for y, _, _ in ends]
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + 11) if placed else height)
+    excess = max(placed[-1] - float(panel.transAxes.transform((0, 1))[1]) / pixel, 0) if placed else 0
+    for (y, text, style), height, place in zip(ends, heights, placed, strict=True):
+        panel.annotate(
+            text, (x, y), (22, place - excess - height), textcoords="offset points", fontsize=8, color=style, va="center",
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#888888", "shrinkA": 0, "shrinkB": 4},
+        )  # fmt: skip

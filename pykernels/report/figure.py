@@ -214,7 +214,7 @@ class _Panel:
                 *self.axes.transData.inverted().transform((along * math.cos(angle) - across * math.sin(angle),
                                                            along * math.sin(angle) + across * math.cos(angle))),
                 _group_text(group), rotation=math.degrees(angle), rotation_mode="anchor", ha="left", va="bottom",
-                fontsize=_TEXT, color=LEVEL_STYLE.get(level, OTHER_STYLE)[0], path_effects=halo(), zorder=7,
+                fontsize=_TEXT, color=LEVEL_STYLE.get(level, OTHER_STYLE)[0], bbox=halo(), zorder=7,
             )  # fmt: skip
             label.set_rotation(0)
             width = label.get_window_extent(labels.renderer).width
@@ -228,7 +228,7 @@ class _Panel:
             text = f"{peak.dtype} {peak.op} {_figure_text(peak)}"
             label = self.axes.annotate(
                 text, (self.x[1], peak.value), (-4, 4 if above else -4), textcoords="offset points", ha="right",
-                va="bottom" if above else "top", fontsize=_TEXT, color=INK, path_effects=halo(), zorder=7,
+                va="bottom" if above else "top", fontsize=_TEXT, color=INK, bbox=halo(), zorder=7,
             )  # fmt: skip
             labels.fixed(label)
 
@@ -238,7 +238,7 @@ class _Panel:
             label = self.axes.annotate(
                 f"{format_value(ridge.value, (ridge.high - ridge.low) / 2)}", (ridge.value, self.y[0]), (2, 3),
                 textcoords="offset points", rotation=90, ha="left", va="bottom", fontsize=7, color=colour,
-                path_effects=halo(), zorder=7,
+                bbox=halo(), zorder=7,
             )  # fmt: skip
             labels.fixed(label)
 

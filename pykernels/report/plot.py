@@ -60,11 +60,9 @@ def save(figure: Any, path: Path) -> Path:
     return path
 
 
-def halo() -> list[Any]:
-    """A white rim around text, so that lines may pass under it."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=2.4, foreground="white")]
+def halo() -> dict[str, Any]:
+    """A white ground for text, so that lines may pass under it (a rim would turn the text of an SVG into outlines)."""
+    return {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 def size_ticks(axis: Any, low: float, high: float) -> None:
@@ -108,7 +106,7 @@ class Labels:
     def beside(self, x: float, y: float, text: str, **style: Any) -> None:
         """A label near a data point: on the first side that is free and inside, else the least covered; a thin
         line joins them where it had to go further off."""
-        label = self.axes.annotate(text, (x, y), (0, 0), textcoords="offset points", va="center", path_effects=halo(),
+        label = self.axes.annotate(text, (x, y), (0, 0), textcoords="offset points", va="center", bbox=halo(),
                                    **style)  # fmt: skip
         places = [(side, reach) for reach in _REACHES for side in _SIDES]
         costs = []

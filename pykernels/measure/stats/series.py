@@ -207,8 +207,9 @@ def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], *, alpha: fl
 
 
 def _long_run_deviation(series: NDArray[np.float64]) -> float:
-    """Root of the long-run variance (Bartlett weights). The last factor gives back what the short window and the removed
-    step take off; it was set so that slow noise passes for a step in at most 7% of runs of 100 to 1,500 visits."""
+    """Root of the long-run variance (Bartlett weights). The last factor gives back what the short window and the
+    removed step take off; it was set so that slow noise passes for a step in at most 7% of runs of 100 to 1,500 visits.
+    """
     n = series.size
     lags = int(min(n / 6, 1.5 * math.sqrt(n)))
     covariance = np.array([float(series[lag:] @ series[: n - lag]) / n for lag in range(lags + 1)])
