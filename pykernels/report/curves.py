@@ -96,7 +96,7 @@ def draw_scaling(roofline: Roofline, path: Path) -> Path:
     for number, ((name, unit), group) in enumerate(lines.items()):
         base = group[0].value / group[0].threads
         ys = [roof.value / base for roof in group]
-        bars = [[(roof.value - roof.low) / base for roof in group], [(roof.high - roof.value) / base for roof in group]]
+        bars = [[(r.value - r.low) / base for r in group], [(r.high - r.value) / base for r in group]]
         style = SERIES[number % len(SERIES)]
         panel.errorbar([roof.threads for roof in group], ys, yerr=bars, fmt=MARKERS[number % len(MARKERS)],
                        ls=DASHES[number % len(DASHES)], ms=4, lw=1.3, capsize=2, color=style)  # fmt: skip
@@ -113,15 +113,11 @@ def draw_scaling(roofline: Roofline, path: Path) -> Path:
 
 
 def _end_labels(panel: Any, pixel: float, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Labels in a column to the right of the curves' ends, in their order and a line of text apart."""
-    ends = sorted(ends)
-    heights = [float(panel.transData.transform((x, y))[1]) / pixel for y, _, _ in ends]
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + 11) if placed else height)
-    excess = max(placed[-1] - float(panel.transAxes.transform((0, 1))[1]) / pixel, 0) if placed else 0
-    for (y, text, style), height, place in zip(ends, heights, placed, strict=True):
-        panel.annotate(
-            text, (x, y), (22, place - excess - height), textcoords="offset points", fontsize=8, color=style, va="center",
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#888888", "shrinkA": 0, "shrinkB": 4},
-        )  # fmt: skip
+    """Labels in a column to the right of the curves' ends, in their order, each at least a line of text apart."""
+    place = float(panel.transAxes.transform((0, 1))[1]) / pixel + 11
+    for y, text, style in sorted(ends, reverse=True):
+        height = float(panel.transData.transform((x, y))[1]) / pixel
+        place = min(height, place - 11)
+        line = {"arrowstyle": "-", "lw": 0.5, "color": "#888888", "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
+        panel.annotate(text, (x, y), (26, place - height), textcoords="offset points", fontsize=8, color=style,
+                       va="center", arrowprops=line)  # fmt: skip
