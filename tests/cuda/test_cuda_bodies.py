@@ -1,4 +1,4 @@
-"""Kernels by their own parameter block, on the host shim against NumPy: odd sizes, tails, empty bags, every row format."""
+"""Kernels by their own parameter block, on the host shim against NumPy: odd sizes, tails, empty bags, row formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compile route without a GPU: every source for every architecture, the cache, the choice of architecture, errors."""
+"""The compile route without a GPU: every source for every architecture, the cache, the choice of one, errors."""
 
 from __future__ import annotations
 

@@ -221,7 +221,8 @@ class CudaError(RuntimeError):
 @pytest.mark.parametrize(
     ("status", "kind", "says"),
     [
-        (2, MemoryError, "cudaError 2"), (700, DeviceLost, "700"), (719, DeviceLost, "719"), (46, DeviceLost, "another process"),
+        (2, MemoryError, "cudaError 2"), (700, DeviceLost, "700"), (719, DeviceLost, "719"),
+        (46, DeviceLost, "another process"),
         (35, PykernelsError, "older than the CUDA runtime"), (218, PykernelsError, "older than the toolkit"),
         (100, PykernelsError, "sees no device"), (1, CudaError, "cudaError 1"),
     ],

@@ -166,7 +166,12 @@ def _hand_the_module_to_the_property(requests_module: ModuleType) -> None:
 def test_devices_are_read_from_the_driver(library: Path) -> None:
     first, second = gpu.read_gpus(str(library))
     assert (first.name, first.sms, first.compute_capability) == ("NVIDIA H100 80GB HBM3", 132, "9.0")
-    assert (first.memory_bytes, first.l2_bytes, first.clock_mhz, first.driver) == (80 << 30, 50 << 20, 1980.0, "CUDA 13.0")
+    assert (first.memory_bytes, first.l2_bytes, first.clock_mhz, first.driver) == (
+        80 << 30,
+        50 << 20,
+        1980.0,
+        "CUDA 13.0",
+    )
     assert (second.index, second.mig, second.memory_bytes) == (1, "1g.10gb", 10 << 30)
     assert gpu.why_none(str(library)) == ""
 
