@@ -34,11 +34,12 @@ Role = Literal["in", "out", "inout"]
 class Recipe(msgspec.Struct, frozen=True):
     """How an operand is filled: a distribution over a counter-based generator (element i depends on seed and i only).
 
-    `uniform`: floating point in [low, high); `integers`: whole numbers in [low, high). `host`: Problem.host_input(name)
-    computes it with NumPy (index streams, offsets). The generator is in `kernels/random.py` and `csrc/cpu/random.h`.
+    `uniform`: floating point in [low, high); `integers`: whole numbers in [low, high). `quantized`: rows of random bytes
+    that end in fp32 scale and bias (`random.write_row_tails`). `host`: Problem.host_input(name) computes it with NumPy (index
+    streams, offsets). The generator is in `kernels/random.py` and `csrc/cpu/random.h`.
     """
 
-    distribution: Literal["uniform", "integers", "host"] = "uniform"
+    distribution: Literal["uniform", "integers", "quantized", "host"] = "uniform"
     seed: int = 0
     low: float = 0.5
     high: float = 1.5
@@ -154,6 +155,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def cover(self) -> int:
         """Calls after which every output has been written (passes may rotate over parts of the operands)."""
         return 1
+
+    def facts(self) -> dict[str, Any]:
+        """What of the problem a record keeps beside its parameters (statistics of its indices, byte counts)."""
+        return {}
 
     def small(self) -> Problem:
         """The same problem at a shape whose full output can be checked in milliseconds."""

@@ -185,10 +185,14 @@ class NativeSession:
             np.copyto(buffers.view(operand), problem.host_input(operand.name))
             return
         count = int(np.prod(operand.shape, dtype=np.int64))
-        whole = recipe.distribution == "integers"
-        self.team.fill(
-            buffers.arena, buffers.offsets[operand], count, operand.dtype, whole, recipe.seed, recipe.low, recipe.high
-        )
+        whole, low, high = recipe.distribution != "uniform", recipe.low, recipe.high
+        if recipe.distribution == "quantized":
+            low, high = 0, 256
+        self.team.fill(buffers.arena, buffers.offsets[operand], count, operand.dtype, whole, recipe.seed, low, high)
+        if recipe.distribution == "quantized":
+            from pykernels.kernels.random import write_row_tails
+
+            write_row_tails(buffers.view(operand), recipe)
 
     def give_back(self, buffers: _Buffers) -> None:
         """Keep the buffers for the next case that has the same operands."""

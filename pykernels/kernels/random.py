@@ -20,6 +20,7 @@ _BITS = {
 }  # fmt: skip
 _FLOATS = ("fp64", "fp32", "fp16", "bf16")
 _U = np.uint64
+TAIL_PERIOD = 1 << 16
 
 
 def words(seed: int, indices: Array) -> Array:
@@ -50,9 +51,25 @@ def values(recipe: Recipe, dtype: str, indices: Array) -> Array:
     raise ValueError(f"no {recipe.distribution} fill of dtype {dtype}")
 
 
+def write_row_tails(table: Array, recipe: Recipe) -> None:
+    """End the rows of a `quantized` operand, bytes (rows, row bytes), with fp32 scale and bias uniform in [low, high),
+    from the stream after the bytes'; they repeat every TAIL_PERIOD rows."""
+    count = min(len(table), TAIL_PERIOD)
+    tails = values(Recipe("uniform", recipe.seed + 1, recipe.low, recipe.high), "fp32", np.arange(2 * count))
+    for start in range(0, len(table), TAIL_PERIOD):
+        part = table[start : start + TAIL_PERIOD, -8:]
+        part[:] = tails.reshape(count, 2).view(np.uint8)[: len(part)]
+
+
 def array(operand: Operand) -> Array:
     """The whole of an operand in storage type and stored shape (int4 packed)."""
     count = math.prod(operand.shape)
+    if operand.recipe.distribution == "quantized":
+        table = values(Recipe("integers", operand.recipe.seed, 0, 256), "uint8", np.arange(count)).reshape(
+            operand.shape
+        )
+        write_row_tails(table, operand.recipe)
+        return table
     flat = values(operand.recipe, operand.dtype, np.arange(count))
     if operand.dtype == "int4":
         flat = narrow(flat, "int4")
