@@ -2,13 +2,15 @@
 
 A share is refused only where its goal's binomial distribution gives so few (or so many) with a chance under 0.1%."""
 
+import instruments
 import pytest
 import scores
 import whole_runs
 from regimes import KINDS, PLAIN, REGIMES
 from scipy.stats import binom
 
-from pykernels.backends.simulated.noise import Cheat
+from pykernels.analysis import roofline
+from pykernels.backends.simulated.noise import Cheat, MachineWide
 
 REPEATS = 300
 
@@ -112,3 +114,14 @@ def test_whole_runs_hold_their_truth_and_accuse_nobody():
 def test_a_level_faster_than_the_one_inside_it_is_flagged_in_a_whole_run():
     score = whole_runs.score("guest", 10, cheat=Cheat(cases="*op=copy,level=DRAM*", of_roof=40.0))
     assert sum(count for flag, count in score.flags.items() if "slower than DRAM" in flag) == 10
+
+
+def test_three_sittings_speak_for_the_machine():
+    plan = instruments.sweep(whole_runs.STUDIES["stream"])
+    wide = MachineWide(sitting_sd=0.05)
+    runs = [instruments.run(instruments.noise(sitting=n, machine_wide=wide), plan) for n in range(3)]
+    one, three = roofline.analyse(runs[:1]), roofline.analyse(runs)
+    assert {roof.scope for roof in one.roofs} == {"sitting"}
+    assert {roof.scope for roof in three.roofs} == {"machine"}
+    for alone, merged in zip(one.roofs, three.roofs, strict=True):
+        assert merged.high / merged.low > alone.high / alone.low
