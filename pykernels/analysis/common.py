@@ -15,7 +15,7 @@ from pykernels.model import ISA_LEVELS, Crashed, Disturbed, Machine, Measured, R
 from pykernels.store import Run, collector_off
 from pykernels.units import higher_is_better
 
-LEVEL_ORDER = ("L1", "L2", "L3", "L4", "DRAM")
+LEVEL_ORDER = ("shared", "L1", "L2", "L3", "L4", "DRAM")
 _RUN = 100_000  #: launches of run i are numbered from i times this
 
 
@@ -116,8 +116,11 @@ def root(device: str) -> str:
 
 
 def domain(record: Record) -> str:
-    """The placement domain as the user writes it, with the memory's node where that is not local."""
-    return record.device + (f"{{memory={record.memory}}}" if record.memory else "")
+    """The placement domain as the user writes it, with what makes it another place: memory that is not local, a mode
+    that is not steady. Cases of different domains are never held against each other."""
+    options = [f"memory={record.memory}"] if record.memory else []
+    options += [record.mode] if record.mode not in ("", "steady") else []
+    return record.device + (f"{{{','.join(options)}}}" if options else "")
 
 
 def isa_rank(isa: str) -> int:
