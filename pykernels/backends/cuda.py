@@ -1,8 +1,9 @@
-"""The CUDA backend: kernels of `csrc/cuda` on `gpu:N`, and what has no kernel (link copies, launch floors, library GEMM).
+"""The CUDA backend: kernels of `csrc/cuda` on `gpu:N`, and what has none (link copies, launch floors, library GEMM).
 
-Modes of a placement: `` (steady: calls back to back in one span), `cold` (L2 overwritten before every call),
-`burst` (short samples with gaps), `sustained` (after a second of load). Launch paths: `` (a graph of calls), `plain`. Ends: G0
-(all in device memory) to G5, see `ENDS`. Everything that touches the device goes through `cuda_driver.Device`.
+Modes of a placement: `` (steady: calls back to back in one span), `cold` (L2 overwritten before every call), `burst`
+(short samples with gaps), `sustained` (after a second of load), `closed` and `open` (requests, see `latency`). Launch
+paths: `` (a graph of calls), `plain`. Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the
+device goes through `cuda_driver.Device`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pykernels.machine import gpu as gpus
 from pykernels.model import Case, Gpu, Implementation, Machine, Placement, Problem, Skipped
 from pykernels.units import format_size
 
-MODES = ("", "cold", "burst", "sustained")
+MODES = ("", "cold", "burst", "sustained", "closed", "open")
 PATHS = ("", "graph", "plain")
 
 

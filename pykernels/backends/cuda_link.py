@@ -11,7 +11,9 @@ import numpy as np
 from pykernels.backends import cuda_table
 from pykernels.backends.base import Runner
 from pykernels.backends.cuda_driver import Buffer, Memory
-from pykernels.backends.cuda_runner import Spans, fill_operand
+from pykernels.backends.cuda_operands import fill_operand
+from pykernels.backends.cuda_requests import native_driver
+from pykernels.backends.cuda_runner import Spans
 from pykernels.errors import PykernelsError
 from pykernels.kernels import dtypes
 from pykernels.machine.gpu import Reading
@@ -201,7 +203,7 @@ class LaunchRunner(_NoOperands):
         self.device.synchronize()
         self.graph = self.device.capture(self._launch) if op == "graph" else None
         self.spans = Spans(session)
-        self.native = _native_requests(session)
+        self.native = native_driver(session)
         self.timed_by = "events" if op == "back-to-back" else "native" if self.native else "python"
 
     def _launch(self) -> None:
@@ -299,16 +301,3 @@ class PersistentRunner(_NoOperands):
         """Give the words back."""
         for word in self.words:
             self.device.free(word)
-
-
-def _native_requests(session: CudaSession) -> Any:
-    """The native request driver on this session's context and stream, or None where it cannot be had."""
-    try:
-        from pykernels import _requests  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    handles = session.device.handles()
-    try:
-        return _requests.Cuda("libcuda.so.1", handles["context"], handles["stream"])
-    except RuntimeError:
-        return None

@@ -7,19 +7,17 @@ turn, from the first call to the end of a synchronisation. The SM clock comes fr
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pykernels.backends.cuda_driver import Buffer
-from pykernels.backends.cuda_table import SCRATCH_BYTES, Entry, pack_args, split_variant
-from pykernels.kernels import dtypes
-from pykernels.kernels.random import _BITS as BITS
+from pykernels.backends.cuda_operands import HotRows, Operands, layout_of
+from pykernels.backends.cuda_requests import Requests
+from pykernels.backends.cuda_table import Entry, pack_args, split_variant
 from pykernels.machine.gpu import Reading
-from pykernels.model import Operand, Problem, Samples
+from pykernels.model import Problem, Samples
 
 if TYPE_CHECKING:
     from pykernels.backends.cuda import CudaSession
@@ -103,110 +101,6 @@ class Spans:
             self.device.free(buffer)
 
 
-class Operands:
-    """A problem's operands in their places: what ends say of the table, pinned twins of what crosses the link."""
-
-    def __init__(self, session: CudaSession, problem: Problem) -> None:
-        self.session, self.device, self.problem = session, session.device, problem
-        self.operands = problem.operands()
-        self.buffers: dict[str, Buffer] = {}
-        self.pinned: dict[str, Buffer] = {}
-        self._copies: dict[str, Array] = {}
-        ends = session.ends
-        try:
-            for operand in self.operands:
-                memory = ends.table if operand.name == self.table else "device"
-                self.buffers[operand.name] = self.device.alloc(_bytes(operand), memory)
-                if operand.role != "out":
-                    self._fill(operand)
-            for name in (*self.arriving, *self.leaving):
-                self.pinned[name] = self.device.alloc(self.buffers[name].nbytes, "pinned")
-            for name in self.arriving:
-                self.device.copy(self.pinned[name], self.buffers[name], self.buffers[name].nbytes)
-            self.device.synchronize()
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def table(self) -> str:
-        """The largest input: what the ends of a lookup place."""
-        inputs = [operand for operand in self.operands if operand.role == "in"]
-        return max(inputs, key=_bytes).name if inputs else ""
-
-    @property
-    def arriving(self) -> tuple[str, ...]:
-        """Inputs that cross the link with every call."""
-        if not self.session.ends.inputs_arrive:
-            return ()
-        return tuple(o.name for o in self.operands if o.role != "out" and o.name != self.table)
-
-    @property
-    def leaving(self) -> tuple[str, ...]:
-        """Outputs that cross the link with every call."""
-        return tuple(o.name for o in self.operands if o.role != "in") if self.session.ends.results_leave else ()
-
-    def pointers(self) -> list[int]:
-        """Device pointers in operand order."""
-        return [self.buffers[operand.name].pointer for operand in self.operands]
-
-    def read(self, *roles: str) -> dict[str, Array]:
-        """Host copies; inputs are read once, since no call changes them."""
-        found = {}
-        for operand in self.operands:
-            if operand.role not in roles:
-                continue
-            if operand.role == "in" and operand.name in self._copies:
-                found[operand.name] = self._copies[operand.name]
-                continue
-            source = self.buffers[operand.name]
-            shape = dtypes.stored_shape(operand.shape, operand.dtype)
-            found[operand.name] = self.device.read(source, dtypes.storage(operand.dtype), shape)
-            if operand.role == "in":
-                self._copies[operand.name] = found[operand.name]
-        return found
-
-    def poison(self) -> None:
-        """Outputs to NaN (all ones) or, for integers, a pattern; inout operands anew."""
-        for operand in self.operands:
-            if operand.role == "out":
-                self.device.fill(self.buffers[operand.name], 0xFF if operand.dtype in dtypes.ROUNDOFF else 0xA5)
-            elif operand.role == "inout":
-                self._fill(operand)
-        self.device.synchronize()
-
-    def arrive(self) -> None:
-        """Queue the copies to the device."""
-        for name in self.arriving:
-            self.device.copy(self.buffers[name], self.pinned[name], self.buffers[name].nbytes)
-
-    def leave(self) -> None:
-        """Queue the copies to the host."""
-        for name in self.leaving:
-            self.device.copy(self.pinned[name], self.buffers[name], self.buffers[name].nbytes)
-
-    def _fill(self, operand: Operand) -> None:
-        recipe, buffer = operand.recipe, self.buffers[operand.name]
-        if recipe.distribution == "host":
-            self.device.write(buffer, self.problem.host_input(operand.name))
-            return
-        fill_operand(self.session, operand, buffer)
-
-    def close(self) -> None:
-        """Give everything back."""
-        for buffer in (*self.buffers.values(), *self.pinned.values()):
-            self.device.free(buffer)
-        self.buffers, self.pinned = {}, {}
-
-
-def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
-    """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
-    recipe = operand.recipe
-    kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
-    dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
-    session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
-
-
 class KernelRunner:
     """A base.Runner over one entry."""
 
@@ -215,11 +109,14 @@ class KernelRunner:
         self.problem, self.variant = problem, variant
         self.tune = split_variant(variant)[1]
         self.function = session.function(entry)
-        self.geometry = entry.launch(problem.dims(), self.device.facts.sms, self.tune)
+        self.dims = layout_of(problem)[1]
+        self.geometry = entry.launch(self.dims, self.device.facts.sms, self.tune)
         self.operands = Operands(session, problem)
         self.hot: HotRows | None = None
         self._graphs: dict[int, Any] = {}
         self._readings: dict[str, Reading] = {}
+        self._requests: Requests | None = None
+        self._latency: dict[str, Any] = {}
         try:
             if session.ends.cached:
                 self.hot = HotRows(self.operands, session.cached_percent)
@@ -241,10 +138,13 @@ class KernelRunner:
         """See Operands.poison."""
         self.operands.poison()
 
-    def run(self, calls: int) -> None:
-        """Run untimed, and wait."""
+    def run(self, calls: int, *, whole: bool = False) -> None:
+        """Run untimed, and wait; `whole` calls take what crosses the link along."""
         for _ in range(1 if self.entry.loops else calls):
-            self._launch(calls if self.entry.loops else 1)
+            if whole:
+                self._call()
+            else:
+                self._launch(calls if self.entry.loops else 1)
         self.device.synchronize()
 
     def sample(self, reps: int, count: int) -> Samples:
@@ -254,6 +154,9 @@ class KernelRunner:
         if mode == "sustained" and "before" not in self._readings:
             self._load_for(SUSTAIN_S)
         self._readings.setdefault("before", self.device.sensors())
+        if mode in ("closed", "open"):
+            samples.samples_s = samples.host_s = self._request_samples(reps, count)
+            count = 0
         for _ in range(count):
             if mode == "burst":
                 time.sleep(BURST_GAP_S)
@@ -265,11 +168,18 @@ class KernelRunner:
         self._readings["after"] = self.device.sensors()
         return samples
 
+    def _request_samples(self, reps: int, count: int) -> list[float]:
+        """Mean seconds of `reps` requests, `count` times; the first time also what `facts` says of 5,000."""
+        if self._requests is None:
+            self._requests = Requests(self)
+            self._latency = self._requests.facts(self.session.placement.mode == "open")
+        return [float(self._requests.closed(reps).mean()) * 1e-9 for _ in range(count)]
+
     def facts(self) -> dict[str, Any]:
-        """Device, cubin, geometry, sensors, G5's hit share."""
+        """Device, cubin, geometry, sensors, latencies, G5's hit share."""
         from pykernels.backends.cuda import sensor_facts
 
-        found = self.session.facts(self.entry) | sensor_facts(self._readings)
+        found = self.session.facts(self.entry) | sensor_facts(self._readings) | self._latency
         found |= {"grid": self.geometry.grid, "block": self.geometry.block, "symbol": self.entry.symbol}
         if self.hot is not None:
             found |= {"cached_rows": self.hot.rows, "hit_share": self.hot.hit_share}
@@ -287,15 +197,18 @@ class KernelRunner:
 
     # ------------------------------------------------------------------------------------------------------- queueing
 
-    def _launch(self, reps: int) -> None:
+    def arguments(self, reps: int) -> bytes:
+        """The parameter block of one launch."""
         pointers = self.operands.pointers()
         if self.hot is not None:
             pointers = self.hot.pointers(pointers)
-        args = pack_args(
-            pointers, self.problem.dims(), self.problem.scalars(), reps=reps, tune=self.tune,
+        return pack_args(
+            pointers, self.dims, self.problem.scalars(), reps=reps, tune=self.tune,
             scratch=self.session.scratch.pointer,
         )  # fmt: skip
-        self.device.launch(self.function, self.geometry, args)
+
+    def _launch(self, reps: int) -> None:
+        self.device.launch(self.function, self.geometry, self.arguments(reps))
 
     def _call(self) -> None:
         """One call with what crosses the link for it."""
@@ -314,9 +227,9 @@ class KernelRunner:
             return
         for nodes in (*[GRAPH_NODES] * (count // GRAPH_NODES), count % GRAPH_NODES):
             if nodes:
-                self.device.replay(self._graph(nodes))
+                self.device.replay(self.graph(nodes))
 
-    def _graph(self, nodes: int) -> Any:
+    def graph(self, nodes: int) -> Any:
         """A graph of so many calls; two are kept, the full one and the last rest."""
         if nodes not in self._graphs:
             for old in [size for size in self._graphs if size != GRAPH_NODES]:
@@ -330,7 +243,7 @@ class KernelRunner:
         plain = self.session.placement.launch == "plain"
         if not plain:  # captured before the gate closes
             for nodes in {min(reps, GRAPH_NODES), reps % GRAPH_NODES} - {0}:
-                self._graph(nodes)
+                self.graph(nodes)
         operations = reps if plain else -(-reps // GRAPH_NODES)
         return self.spans.device_time(lambda: self._calls(reps), operations)
 
@@ -352,43 +265,3 @@ class KernelRunner:
             else:
                 self._calls(GRAPH_NODES)
             self.device.synchronize()
-
-
-class HotRows:
-    """G5: the rows looked up most, in device memory, and for every row its slot there or -1.
-
-    Its kernels take two more pointers, the last two of the parameter block: slots (int32, one per row), cached rows."""
-
-    def __init__(self, operands: Operands, percent: int) -> None:
-        self.device = operands.device
-        table = next(o for o in operands.operands if o.name == operands.table)
-        indices = operands.read("in")["indices"]
-        total, row_bytes = table.shape[0], operands.buffers[table.name].nbytes // table.shape[0]
-        counts = np.bincount(indices.ravel(), minlength=total)
-        self.rows = max(1, total * percent // 100)
-        hot = np.sort(np.argsort(-counts, kind="stable")[: self.rows])
-        self.hit_share = float(counts[hot].sum() / max(1, counts.sum()))
-        slots = np.full(total, -1, np.int32)
-        slots[hot] = np.arange(self.rows, dtype=np.int32)
-        rows = operands.read("in")[table.name].reshape(total, -1)[hot]
-        self.buffers = [self.device.alloc(slots.nbytes), self.device.alloc(self.rows * row_bytes)]
-        for buffer, array in zip(self.buffers, (slots, rows), strict=True):
-            self.device.write(buffer, array)
-
-    def pointers(self, pointers: list[int]) -> list[int]:
-        """All pointers of the parameter block."""
-        from pykernels.backends.cuda_table import POINTERS
-
-        return [*pointers, *[0] * (POINTERS - 2 - len(pointers)), *(buffer.pointer for buffer in self.buffers)]
-
-    def close(self) -> None:
-        """Give both buffers back."""
-        for buffer in self.buffers:
-            self.device.free(buffer)
-
-
-def _bytes(operand: Operand) -> int:
-    return max(1, dtypes.stored_bytes(operand.shape, operand.dtype))
-
-
-assert SCRATCH_BYTES >= 8 * (1 + 1024 * 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_gpu import FACTS, FakeDevice, Script
 
@@ -277,3 +278,48 @@ def test_sensors_never_raise() -> None:
 
 def test_conditions_take_the_facts(fake_session: Opener) -> None:
     assert Conditions(facts=runner_of(fake_session()).facts()).facts["sms"] == 2
+
+
+@pytest.mark.parametrize("ends", ["", "G2"])
+def test_requests_in_closed_loop_give_latencies(fake_session: Opener, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    monkeypatch.setattr("pykernels.measure.latency.CALLS", 400)
+    runner = runner_of(fake_session(mode="closed", ends=ends), Stream(op="triad", n=100, dtype="fp32"))
+    samples = runner.sample(5, 3)
+    assert len(samples.samples_s) == 3
+    facts = runner.facts()
+    assert facts["timed_by"] == "python"
+    assert facts["latency"]["calls"] == 400
+    assert facts["latency"]["p50_us_low"] <= facts["latency"]["p50_us"] <= facts["latency"]["p99_us"]
+    runner.close()
+
+
+def test_open_loops_find_the_rate_served_within_each_limit(fake_session: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver of known behaviour: 100 us a request, p99 of 1 / (1 - load) times that."""
+
+    class Native:
+        def __getattr__(self, name: str) -> Callable[..., str]:
+            return lambda *arguments: name
+
+        def closed_loop(self, steps: list[str], calls: int) -> Any:
+            assert steps == ["launch", "wait"]
+            return np.full(calls, 100_000)
+
+        def open_loop(self, steps: list[str], calls: int, rate: float, seed: int) -> Any:
+            return np.full(calls, 100_000 / (1 - rate * 100e-6))
+
+    monkeypatch.setattr("pykernels.backends.cuda_requests.native_driver", lambda session: Native())
+    session = fake_session(mode="open")
+    fake(session).load = lambda cubin, symbol: Entry7(symbol)  # type: ignore[method-assign]
+    monkeypatch.setattr(FakeDevice, "launch", lambda self, function, launch, args: None)
+    runner = runner_of(session)
+    runner.sample(5, 1)
+    facts = runner.facts()
+    assert facts["served"] == pytest.approx({"1ms": 9000.0, "10ms": 9500.0, "60ms": 9500.0})
+    assert len(facts["open_loop"]) == 6
+
+
+class Entry7(int):
+    """A function handle, which is a number for the native driver."""
+
+    def __new__(cls, symbol: str) -> Entry7:
+        return super().__new__(cls, 7)

@@ -1,0 +1,197 @@
+"""A problem's operands on a device: where the ends put them, how they are filled, what crosses the link with every
+call, and the parameter block of the kernel that gets them.
+
+The block's pointers and dims are the problem's own, in its order, but for the kernels of `LAYOUTS`, whose entries also
+want the widths of indices and rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pykernels.backends.cuda_driver import Buffer
+from pykernels.backends.cuda_table import POINTERS
+from pykernels.kernels import dtypes
+from pykernels.kernels.random import _BITS as BITS
+from pykernels.model import Operand, Problem
+
+if TYPE_CHECKING:
+    from pykernels.backends.cuda import CudaSession
+
+Array = np.ndarray[Any, Any]
+
+
+class Operands:
+    """A problem's operands in their places: what ends say of the table, pinned twins of what crosses the link."""
+
+    def __init__(self, session: CudaSession, problem: Problem) -> None:
+        self.session, self.device, self.problem = session, session.device, problem
+        self.operands = problem.operands()
+        self.buffers: dict[str, Buffer] = {}
+        self.pinned: dict[str, Buffer] = {}
+        self._copies: dict[str, Array] = {}
+        ends = session.ends
+        try:
+            for operand in self.operands:
+                memory = ends.table if operand.name == self.table else "device"
+                self.buffers[operand.name] = self.device.alloc(_bytes(operand), memory)
+                if operand.role != "out":
+                    self._fill(operand)
+            for name in (*self.arriving, *self.leaving):
+                self.pinned[name] = self.device.alloc(self.buffers[name].nbytes, "pinned")
+            for name in self.arriving:
+                self.device.copy(self.pinned[name], self.buffers[name], self.buffers[name].nbytes)
+            self.device.synchronize()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def table(self) -> str:
+        """The largest input: what the ends of a lookup place."""
+        inputs = [operand for operand in self.operands if operand.role == "in"]
+        return max(inputs, key=_bytes).name if inputs else ""
+
+    @property
+    def arriving(self) -> tuple[str, ...]:
+        """Inputs that cross the link with every call."""
+        if not self.session.ends.inputs_arrive:
+            return ()
+        return tuple(o.name for o in self.operands if o.role != "out" and o.name != self.table)
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """Outputs that cross the link with every call."""
+        return tuple(o.name for o in self.operands if o.role != "in") if self.session.ends.results_leave else ()
+
+    def pointers(self) -> list[int]:
+        """Device pointers in the kernel's order, 0 for an operand that this problem has not."""
+        order = layout_of(self.problem)[0]
+        return [self.buffers[name].pointer if name in self.buffers else 0 for name in order]
+
+    def read(self, *roles: str) -> dict[str, Array]:
+        """Host copies; inputs are read once, since no call changes them."""
+        found = {}
+        for operand in self.operands:
+            if operand.role not in roles:
+                continue
+            if operand.role == "in" and operand.name in self._copies:
+                found[operand.name] = self._copies[operand.name]
+                continue
+            source = self.buffers[operand.name]
+            shape = dtypes.stored_shape(operand.shape, operand.dtype)
+            found[operand.name] = self.device.read(source, dtypes.storage(operand.dtype), shape)
+            if operand.role == "in":
+                self._copies[operand.name] = found[operand.name]
+        return found
+
+    def poison(self) -> None:
+        """Outputs to NaN (all ones) or, for integers, a pattern; inout operands anew."""
+        for operand in self.operands:
+            if operand.role == "out":
+                self.device.fill(self.buffers[operand.name], 0xFF if operand.dtype in dtypes.ROUNDOFF else 0xA5)
+            elif operand.role == "inout":
+                self._fill(operand)
+        self.device.synchronize()
+
+    def arrive(self) -> None:
+        """Queue the copies to the device."""
+        for name in self.arriving:
+            self.device.copy(self.buffers[name], self.pinned[name], self.buffers[name].nbytes)
+
+    def leave(self) -> None:
+        """Queue the copies to the host."""
+        for name in self.leaving:
+            self.device.copy(self.pinned[name], self.buffers[name], self.buffers[name].nbytes)
+
+    def _fill(self, operand: Operand) -> None:
+        recipe, buffer = operand.recipe, self.buffers[operand.name]
+        if recipe.distribution == "host":
+            self.device.write(buffer, self.problem.host_input(operand.name))
+            return
+        fill_operand(self.session, operand, buffer)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for buffer in (*self.buffers.values(), *self.pinned.values()):
+            self.device.free(buffer)
+        self.buffers, self.pinned = {}, {}
+
+
+def layout_of(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(operand names, dims) in the order of the kernel's parameter block."""
+    special = LAYOUTS.get(problem.kernel)
+    return special(problem) if special else (tuple(operand.name for operand in problem.operands()), problem.dims())
+
+
+def _embedding_bag(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """See csrc/cuda/embedding.cu."""
+    by_name = {operand.name: operand for operand in problem.operands()}
+    table, indices, offsets, out = (by_name[name] for name in ("table", "indices", "offsets", "out"))
+    bags, dim = out.shape
+    widths = (
+        dtypes.storage(indices.dtype).itemsize,
+        _bytes(table) // table.shape[0],
+        dtypes.storage(offsets.dtype).itemsize,
+    )
+    return ("table", "indices", "offsets", "weights", "out"), (bags, dim, table.shape[0], indices.shape[0], *widths)
+
+
+def _gather(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """See csrc/cuda/gather.cu."""
+    table, indices, sums = problem.operands()
+    width = dtypes.storage(indices.dtype).itemsize
+    dims = (table.shape[0], _bytes(table) // table.shape[0], indices.shape[0], width)
+    return (table.name, indices.name, sums.name), dims
+
+
+LAYOUTS: dict[str, Callable[[Problem], tuple[tuple[str, ...], tuple[int, ...]]]] = {
+    "embedding_bag": _embedding_bag, "gather": _gather,
+}  # fmt: skip
+
+
+def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
+    """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
+    recipe = operand.recipe
+    kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
+    dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
+    session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
+
+
+class HotRows:
+    """G5: the rows looked up most, in device memory, and for every row its slot there or -1.
+
+    Its kernels take two more pointers, the last two of the parameter block: slots (int32, one per row), cached rows."""
+
+    def __init__(self, operands: Operands, percent: int) -> None:
+        self.device = operands.device
+        table = next(o for o in operands.operands if o.name == operands.table)
+        indices = operands.read("in")["indices"]
+        total, row_bytes = table.shape[0], operands.buffers[table.name].nbytes // table.shape[0]
+        counts = np.bincount(indices.ravel(), minlength=total)
+        self.rows = max(1, total * percent // 100)
+        hot = np.sort(np.argsort(-counts, kind="stable")[: self.rows])
+        self.hit_share = float(counts[hot].sum() / max(1, counts.sum()))
+        slots = np.full(total, -1, np.int32)
+        slots[hot] = np.arange(self.rows, dtype=np.int32)
+        rows = operands.read("in")[table.name].reshape(total, -1)[hot]
+        self.buffers = [self.device.alloc(slots.nbytes), self.device.alloc(self.rows * row_bytes)]
+        for buffer, array in zip(self.buffers, (slots, rows), strict=True):
+            self.device.write(buffer, array)
+
+    def pointers(self, pointers: list[int]) -> list[int]:
+        """All pointers of the parameter block."""
+        return [*pointers, *[0] * (POINTERS - 2 - len(pointers)), *(buffer.pointer for buffer in self.buffers)]
+
+    def close(self) -> None:
+        """Give both buffers back."""
+        for buffer in self.buffers:
+            self.device.free(buffer)
+
+
+def _bytes(operand: Operand) -> int:
+    return max(1, dtypes.stored_bytes(operand.shape, operand.dtype))

@@ -1,0 +1,110 @@
+"""Modes `closed` and `open` of a kernel: one call as a request, from the host's question to the host's answer.
+
+`closed`: one in flight, 5,000 requests: p50 and p99. `open`: Poisson arrivals at rising shares of what the closed loop
+serves; for each latency limit the highest rate whose p99 stayed within it. Loops run in the native request driver;
+where that is not built, the closed loop runs in Python, which the facts say: it adds to every request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pykernels.errors import PykernelsError
+from pykernels.measure import latency
+
+if TYPE_CHECKING:
+    from pykernels.backends.cuda import CudaSession
+    from pykernels.backends.cuda_runner import KernelRunner
+
+Array = np.ndarray[Any, Any]
+LIMITS_MS = (1, 10, 60)
+LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+OPEN_CALLS, WARM_CALLS, SEED = 5000, 100, 7
+
+
+def native_driver(session: CudaSession) -> Any:
+    """The native request driver on this session's context and stream, or None where it cannot be had."""
+    try:
+        from pykernels import _requests  # type: ignore[attr-defined]
+
+        handles = session.device.handles()
+        return _requests.Cuda("libcuda.so.1", handles["context"], handles["stream"])
+    except (ImportError, RuntimeError):
+        return None
+
+
+class Requests:
+    """One runner's call as a request."""
+
+    def __init__(self, runner: KernelRunner) -> None:
+        self.runner = runner
+        self.native = native_driver(runner.session)
+        self.steps = self._steps() if self.native is not None else []
+        self.closed(WARM_CALLS)
+
+    def _steps(self) -> list[Any]:
+        native, runner, operands = self.native, self.runner, self.runner.operands
+        if runner.session.placement.launch == "graph":
+            return [native.graph(int(runner.graph(1))), native.wait()]
+        to_device = [
+            native.to_device(operands.buffers[n].pointer, operands.pinned[n].host, operands.buffers[n].nbytes)
+            for n in operands.arriving
+        ]
+        to_host = [
+            native.to_host(operands.pinned[n].host, operands.buffers[n].pointer, operands.buffers[n].nbytes)
+            for n in operands.leaving
+        ]
+        geometry = runner.geometry
+        launch = native.launch(int(runner.function), geometry.grid, geometry.block, runner.arguments(1))
+        return [*to_device, launch, *to_host, native.wait()]
+
+    def closed(self, calls: int) -> Array:
+        """Nanoseconds of each of `calls` requests, one in flight."""
+        if self.native is not None:
+            found: Array = self.native.closed_loop(self.steps, calls)
+            return found
+        return python_loop(lambda: self.runner.run(1, whole=True), calls)
+
+    def facts(self, opened: bool) -> dict[str, Any]:
+        """`latency` of the closed loop; `served` too where asked: lookups (or calls) a second by limit in ms."""
+        one_in_flight = self.closed(latency.CALLS)
+        found: dict[str, Any] = {
+            "latency": latency.summary(one_in_flight), "timed_by": "python" if self.native is None else "native",
+        }  # fmt: skip
+        if opened:
+            found |= self._open_loop(1e9 / float(np.median(one_in_flight)))
+        return found
+
+    def _open_loop(self, capacity: float) -> dict[str, Any]:
+        """The best served rates, and every load tried."""
+        if self.native is None:
+            raise PykernelsError("open loops need the native request driver, which is not part of this build")
+        loads = []
+        for load in LOADS:
+            latencies = self.native.open_loop(self.steps, OPEN_CALLS, load * capacity, SEED)
+            loads.append({"rate": load * capacity, **latency.summary(latencies)})
+        served = {}
+        for limit in LIMITS_MS:
+            within = [load["rate"] for load in loads if load["p99_us"] <= limit * 1e3]
+            if within:
+                served[f"{limit}ms"] = max(within) * self._lookups()
+        return {"served": served, "open_loop": loads}
+
+    def _lookups(self) -> int:
+        """Lookups of a call, where its problem has indices."""
+        shapes = {operand.name: operand.shape for operand in self.runner.problem.operands()}
+        return shapes["indices"][0] if "indices" in shapes else 1
+
+
+def python_loop(call: Callable[[], None], calls: int) -> Array:
+    """Nanoseconds of each call, timed in Python."""
+    found = np.empty(calls, np.int64)
+    for i in range(calls):
+        started = time.perf_counter_ns()
+        call()
+        found[i] = time.perf_counter_ns() - started
+    return found
