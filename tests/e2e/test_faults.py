@@ -1,4 +1,4 @@
-"""A worker that crashes, hangs, runs out of memory or meets an illegal instruction costs one record; the run goes on."""
+"""A worker that crashes, hangs, runs out of memory or meets an illegal instruction costs one record, not the run."""
 
 from __future__ import annotations
 
