@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BLOCK = 10  #: samples to a point of the regime test: short enough to see a switch inside a visit
 _MIN_GAP = math.log(1.10)  #: regimes nearer to each other than this are spread, not regimes
 _BINS = 2000  #: points of the change-point monitor at most
+_MIN_STEP = 0.003  #: log size under which a step of a whole run is not reported
 _MIN_SHARE = 0.2  #: a regime holds at least this share of the points
 
 
@@ -182,10 +183,10 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], *, alpha: float = 0.01) -> Step | None:
-    """The one step that all cases of a run share, or None.
+    """The one step that all cases of a run share, or None. Steps under 0.3% are not told from launches that differ.
 
-    `case` numbers the case of each visit, `logs` is the log of its median, both in time order. Residuals from each
-    case's median, over its spread, are pooled; the largest excursion of their cumulative sum, over their long-run
+    `case` numbers the case of each visit, `logs` is the log of its median, both in time order. Residuals of each case,
+    over its spread, are pooled; the largest excursion of their cumulative sum, over their long-run
     standard deviation (so that slow machine-wide noise does not pass for a step), is held against a Brownian bridge."""
     n = logs.size
     if n < 20:
@@ -203,7 +204,8 @@ def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], *, alpha: fl
     if p > alpha or excursion[0] == 0:
         return None
     visit = sum(part.size for part in parts[:index]) if n > _BINS else index
-    return Step(visit, _mean_step(case, logs, visit), p)
+    size = _mean_step(case, logs, visit)
+    return Step(visit, size, p) if abs(size) >= _MIN_STEP else None
 
 
 def _long_run_deviation(series: NDArray[np.float64]) -> float:
@@ -226,19 +228,25 @@ def _bridge_excursions() -> NDArray[np.float64]:
 
 
 def _residuals(case: NDArray[np.intp], logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log values less their case's median, over its robust spread, clipped so that no single visit draws the sum."""
+    """Log values less their case's centre, over its spread, clipped so that no single visit draws the sum.
+
+    The centre is the mean of the clipped values: the median of five visits would hide one of them. The spread of a
+    case, known from a few visits, is drawn towards that of all as if eight more visits had shown it."""
     out = np.zeros_like(logs)
     order = np.argsort(case, kind="stable")
     starts = np.nonzero(np.diff(case[order], prepend=-1))[0]
     groups = np.split(order, starts[1:])
-    spreads = []
+    variances = []
     for group in groups:
         out[group] = logs[group] - np.median(logs[group])
-        spreads.append(np.median(np.abs(out[group])))
-    floor = float(np.median(spreads)) or 1e-9
-    for group, spread in zip(groups, spreads, strict=True):
-        out[group] /= max(spread, floor / 2)
-    return np.clip(out, -6, 6)
+        mad = 1.4826 * float(np.median(np.abs(out[group])))
+        variances.append(mad**2 * group.size / max(group.size - 1, 1))
+    typical = float(np.median(variances)) or 1e-18
+    for group, variance in zip(groups, variances, strict=True):
+        spread = math.sqrt((group.size * variance + 8 * typical) / (group.size + 8))
+        clipped = np.clip(out[group] / spread, -4, 4)
+        out[group] = clipped - clipped.mean()
+    return out
 
 
 def _cusum(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
