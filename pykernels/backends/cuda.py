@@ -86,6 +86,7 @@ def special(kernel: str) -> tuple[str, str] | None:
         "link": ("pykernels.backends.cuda_link", "prepare_link"),
         "launch": ("pykernels.backends.cuda_link", "prepare_launch"),
         "gemm": ("pykernels.backends.cublaslt", "prepare_gemm"),
+        "tensor_gemm": ("pykernels.backends.cublaslt", "prepare_gemm"),
     }.get(kernel)
 
 
@@ -139,7 +140,7 @@ class CudaBackend:
 
 def special_variants(case: Case) -> tuple[str, ...]:
     """Variants of kernels that are not entries of csrc/cuda."""
-    if case.problem.kernel == "gemm":
+    if case.problem.kernel in ("gemm", "tensor_gemm"):
         from pykernels.backends import cublaslt
 
         return cublaslt.variants(case.problem)

@@ -20,7 +20,7 @@ from pykernels.errors import DeviceLost
 from pykernels.machine.gpu import Reading
 
 FACTS = Facts(
-    name="Fake H100", compute_capability="9.0", sms=2, l2_bytes=1 << 16, memory_bytes=1 << 26, driver="CUDA 13.0",
+    name="Fake H100", compute_capability="9.0", sms=2, l2_bytes=1 << 16, memory_bytes=1 << 27, driver="CUDA 13.0",
     runtime="13.0", bus_id="0000:00:00.0",
 )  # fmt: skip
 

@@ -47,6 +47,18 @@ def library(source: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
+def built(key: bytes, name: str, command: list[str]) -> Path:
+    """A library built once per text."""
+    folder = Path(tempfile.gettempdir()) / f"pykernels-shim-{os.getuid()}" / hashlib.sha256(key).hexdigest()[:16]
+    target = folder / name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{name}.{os.getpid()}"
+        subprocess.run([*command, "-o", str(part)], check=True)
+        part.replace(target)
+    return target
+
+
 def launch(source: Path, symbol: str, grid: int, block: int, args: bytes) -> None:
     """Run an entry; raises DivergentBarrier."""
     found = library(source)

@@ -148,7 +148,7 @@ def test_throttling_shows_in_clock_and_reasons(fake_session: Opener) -> None:
 def test_out_of_memory_is_a_record_and_leaks_nothing(fake_session: Opener) -> None:
     session = fake_session()
     before = set(fake(session).live)
-    reply = visit(session, Stream(op="copy", n=1 << 24, dtype="fp32"))
+    reply = visit(session, Stream(op="copy", n=1 << 25, dtype="fp32"))
     assert isinstance(reply.outcome, Crashed)
     assert reply.outcome.how == "out of memory"
     assert not reply.lost
@@ -281,7 +281,9 @@ def test_conditions_take_the_facts(fake_session: Opener) -> None:
 
 
 @pytest.mark.parametrize("ends", ["", "G2"])
-def test_requests_in_closed_loop_give_latencies(fake_session: Opener, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+def test_requests_in_closed_loop_give_latencies(
+    fake_session: Opener, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
     monkeypatch.setattr("pykernels.measure.latency.CALLS", 400)
     runner = runner_of(fake_session(mode="closed", ends=ends), Stream(op="triad", n=100, dtype="fp32"))
     samples = runner.sample(5, 3)
@@ -293,7 +295,9 @@ def test_requests_in_closed_loop_give_latencies(fake_session: Opener, monkeypatc
     runner.close()
 
 
-def test_open_loops_find_the_rate_served_within_each_limit(fake_session: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_loops_find_the_rate_served_within_each_limit(
+    fake_session: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A driver of known behaviour: 100 us a request, p99 of 1 / (1 - load) times that."""
 
     class Native:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
-import os
-import subprocess
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from host_build import built
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,18 +21,6 @@ from pykernels.machine import gpu
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "shim" / "fake_cuda.c"
 SET_CURRENT, LAUNCH, GRAPH, TO_DEVICE, TO_HOST, WAIT = range(6)
-
-
-def _built(key: bytes, name: str, command: list[str]) -> Path:
-    """A library built once per text."""
-    folder = Path(tempfile.gettempdir()) / f"pykernels-shim-{os.getuid()}" / hashlib.sha256(key).hexdigest()[:16]
-    target = folder / name
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{name}.{os.getpid()}"
-        subprocess.run([*command, "-o", str(part)], check=True)
-        part.replace(target)
-    return target
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +38,7 @@ def requests_module() -> ModuleType:
     includes = [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}"]
     command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", *includes, str(source)]
     key = source.read_bytes() + (folder / "requests.h").read_bytes() + sys.version.encode()
-    spec = importlib.util.spec_from_file_location("_requests", _built(key, name, command))
+    spec = importlib.util.spec_from_file_location("_requests", built(key, name, command))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -63,7 +48,7 @@ def requests_module() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def library() -> Path:
-    return _built(FAKE.read_bytes(), "libcuda.so.1", ["gcc", "-O1", "-fPIC", "-shared", "-w", str(FAKE)])
+    return built(FAKE.read_bytes(), "libcuda.so.1", ["gcc", "-O1", "-fPIC", "-shared", "-w", str(FAKE)])
 
 
 @pytest.fixture
