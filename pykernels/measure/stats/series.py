@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BLOCK = 10  #: samples to a point of the regime test: short enough to see a switch inside a visit
 _MIN_GAP = math.log(1.10)  #: regimes nearer to each other than this are spread, not regimes
 _BINS = 2000  #: points of the change-point monitor at most
-_MIN_STEP = 0.003  #: log size under which a step of a whole run is not reported
+_MIN_STEP = 0.005  #: log size under which a step is not reported: launches may differ by as much
 _MIN_SHARE = 0.2  #: a regime holds at least this share of the points
 
 
@@ -183,7 +183,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], *, alpha: float = 0.01) -> Step | None:
-    """The one step that all cases of a run share, or None. Steps under 0.3% are not told from launches that differ.
+    """The one step that all cases of a run share, or None. Steps under 0.5% are not told from launches that differ.
 
     `case` numbers the case of each visit, `logs` is the log of its median, both in time order. Residuals of each case,
     over its spread, are pooled; the largest excursion of their cumulative sum, over their long-run
