@@ -73,8 +73,10 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         if sitting:
             time.sleep(options.gap)
         for condition in ("quiet", options.competitor):
-            with _held(options.lock):
-                _one(sweep, folder / f"{sitting}-{condition}.jsonl", condition, seconds)
+            path = folder / f"{sitting}-{condition}.jsonl"
+            if not path.exists():  # what an earlier call measured stands
+                with _held(options.lock):
+                    _one(sweep, path, condition, seconds)
 
 
 @contextlib.contextmanager
@@ -88,7 +90,7 @@ def _held(lock: Path | None) -> Iterator[None]:
 
 
 def _one(sweep: Path, path: Path, condition: str, seconds: float) -> None:
-    """Launches until the time is up; Ctrl-C ends a run with a valid file."""
+    """Launches until the time is up."""
     rival = None
     if condition in COMPETITORS:
         rival = subprocess.Popen([sys.executable, "-c", COMPETITOR, str(seconds + 5), *COMPETITORS[condition]])
@@ -100,14 +102,16 @@ def _one(sweep: Path, path: Path, condition: str, seconds: float) -> None:
     try:
         run.wait(seconds)
     except subprocess.TimeoutExpired:
-        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGTERM)  # a valid file, as from Ctrl-C, which shells switch off in the background
     finally:
         _, errors = run.communicate()
         if rival:
             rival.terminate()
             rival.wait()
-    if run.returncode not in (0, 130):
-        sys.exit(f"the run failed: {errors}")
+    if run.returncode == 1:  # some visits were wrong or crashed; the others stand
+        print(f"{path}: {errors.splitlines()[0]} (and {len(errors.splitlines()) - 1} more lines)", file=sys.stderr)
+    elif run.returncode not in (0, 130):
+        sys.exit(f"{path}: the run failed: {errors}")
 
 
 def launches(path: Path) -> dict[str, list[stats.Visit]]:
