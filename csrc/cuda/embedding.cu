@@ -1,7 +1,9 @@
-// Embedding bags: out[b] = sum over the bag's lookups i of weight[i] * row(index[i]), weights 1 where there are none.
+// Embedding lookups. embedding_bag: out[b] = sum (or mean) over the bag's lookups i of weight[i] * row(index[i]), weights 1
+// where there are none; embedding_gather: out[i] = row(index[i]).
 //
-// Pointers: table, indices, offsets (bags + 1), weights or null, out (fp32); for `cached` also slots and cached rows, the last
-// two of the block. dims: bags, D, rows, lookups, bytes of an index, bytes of a row, bytes of an offset.
+// Operands and dims are those of kernels/embedding.py: table, indices (this call's set), offsets (bags + 1), weights, out
+// (fp32), or table, indices, out; for `cached` also slots and cached rows, the last two pointers of the block. dims: bags, D,
+// rows, lookups, bytes of an index, of a row, of an offset, index sets, 1 for the mean, 1 for weights.
 // Rows: fp32, fp16, bf16; int8 (D bytes, unsigned) and int4 (D / 2 bytes, low nibble first) are scale * q + bias, with scale
 // and bias as two fp32 after the row's values.
 // Variants, in rising order of refinement:
@@ -21,15 +23,18 @@ struct embedding {
   const int* slots;
   const char* cached;
   pk_int bags, d, row_bytes, index_bytes, offset_bytes;
+  bool mean;
   PK_METHOD explicit embedding(const pk_args& a)
       : table((const char*)a.ptr[0]), indices((const char*)a.ptr[1]), offsets((const char*)a.ptr[2]),
-        weights((const float*)a.ptr[3]), out((float*)a.ptr[4]), slots((const int*)a.ptr[PK_POINTERS - 2]),
+        weights(a.dim[9] ? (const float*)a.ptr[3] : 0), out((float*)a.ptr[4]), slots((const int*)a.ptr[PK_POINTERS - 2]),
         cached((const char*)a.ptr[PK_POINTERS - 1]), bags(a.dim[0]), d(a.dim[1]), row_bytes(a.dim[5]),
-        index_bytes(a.dim[4]), offset_bytes(a.dim[6]) {}
+        index_bytes(a.dim[4]), offset_bytes(a.dim[6]), mean(a.dim[8] != 0) {}
   // The low half of a 64-bit index or offset says it all: tables have fewer than 2^32 rows, calls fewer lookups.
   PK_METHOD pk_int index(pk_int i) const { return __ldg((const unsigned*)(indices + i * index_bytes)); }
   PK_METHOD pk_int offset(pk_int i) const { return __ldg((const unsigned*)(offsets + i * offset_bytes)); }
   PK_METHOD float weight(pk_int i) const { return weights ? __ldg(weights + i) : 1.f; }
+  // What a bag's sum is multiplied by.
+  PK_METHOD float share(pk_int begin, pk_int end) const { return mean && end > begin ? 1.f / (float)(end - begin) : 1.f; }
   template <bool CACHED> PK_METHOD const char* row(pk_int i) const {
     pk_int at = index(i);
     if (CACHED) {
@@ -88,24 +93,25 @@ template <class F> PK_DEV unsigned embedding_word(const char* row, pk_int w, pk_
   return bits;
 }
 
+// Element `at` of a row, for rows of any length.
+template <class F> PK_DEV float embedding_element(const embedding& e, const char* row, pk_int at, pk_int bytes) {
+  float x[F::PER];
+  F::unpack(embedding_word<F>(row, at / F::PER, bytes), x);
+  float value = x[0];
+#pragma unroll
+  for (int k = 1; k < F::PER; ++k) value = at % F::PER == k ? x[k] : value;
+  return F::QUANTISED ? embedding_tail(row, e.row_bytes - 8) * value + embedding_tail(row, e.row_bytes - 4) : value;
+}
+
 template <class F, bool CACHED = false> PK_DEV void embedding_simple(const pk_args& a) {
   embedding e(a);
   pk_int bytes = (e.d * 4 + F::PER - 1) / F::PER;  // of the values of a row
   for (pk_int o = pk_thread(); o < e.bags * e.d; o += pk_threads()) {
-    pk_int bag = o / e.d, at = o % e.d, end = e.offset(bag + 1);
+    pk_int bag = o / e.d, at = o % e.d, begin = e.offset(bag), end = e.offset(bag + 1);
     float sum = 0;
 #pragma unroll 1
-    for (pk_int i = e.offset(bag); i < end; ++i) {
-      const char* row = e.row<CACHED>(i);
-      float x[F::PER];
-      F::unpack(embedding_word<F>(row, at / F::PER, bytes), x);
-      float value = x[0];
-#pragma unroll
-      for (int k = 1; k < F::PER; ++k) value = at % F::PER == k ? x[k] : value;
-      if (F::QUANTISED) value = embedding_tail(row, e.row_bytes - 8) * value + embedding_tail(row, e.row_bytes - 4);
-      sum += e.weight(i) * value;
-    }
-    e.out[o] = sum;
+    for (pk_int i = begin; i < end; ++i) sum += e.weight(i) * embedding_element<F>(e, e.row<CACHED>(i), at, bytes);
+    e.out[o] = sum * e.share(begin, end);
   }
 }
 
@@ -175,9 +181,9 @@ template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const e
 #pragma unroll
         for (int k = 0; k < PER; ++k) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], d);
       if (mine && group == 0) {
-        float* out = e.out + bag * e.d + (pk_int)chunk * PER;
+        float *out = e.out + bag * e.d + (pk_int)chunk * PER, share = e.share(begin, end);
 #pragma unroll
-        for (int k = 0; k < PER; ++k) out[k] = sum[k];
+        for (int k = 0; k < PER; ++k) out[k] = sum[k] * share;
       }
     }
   }
@@ -191,6 +197,60 @@ template <class F, bool CACHED> PK_DEV void embedding_warp(const pk_args& a) {
   if (e.row_bytes % (4 * WORDS) == 0 && e.d % (WORDS * F::PER) == 0) embedding_warp_of<F, WORDS, CACHED>(e);
   else if (e.row_bytes % 4 == 0 && e.d % F::PER == 0) embedding_warp_of<F, 1, CACHED>(e);
   else embedding_simple<F, CACHED>(a);
+}
+
+// Gathers: the output is the third operand; a group of lanes takes one row at a time.
+template <class F> PK_DEV void gather_simple(const pk_args& a) {
+  embedding e(a);
+  float* to = (float*)a.ptr[2];
+  pk_int bytes = (e.d * 4 + F::PER - 1) / F::PER;
+  for (pk_int o = pk_thread(); o < a.dim[3] * e.d; o += pk_threads())
+    to[o] = embedding_element<F>(e, e.row<false>(o / e.d), o % e.d, bytes);
+}
+
+template <class F, int WORDS> PK_DEV void gather_rows_of(const embedding& e, pk_int lookups, float* to) {
+  enum { PER = WORDS * F::PER };
+  int chunks = (int)(e.d / PER), lanes = 1;
+  while (lanes < chunks && lanes < PK_WARP) lanes *= 2;
+  int groups = PK_WARP / lanes;
+  pk_int step = pk_warps() * groups;
+#pragma unroll 1
+  for (pk_int i = pk_warp() * groups + pk_lane() / lanes; i < lookups; i += UNROLL * step) {
+#pragma unroll 1
+    for (int chunk = pk_lane() % lanes; chunk < chunks; chunk += lanes) {
+      unsigned w[UNROLL][WORDS];
+      float scale[UNROLL], bias[UNROLL];
+#pragma unroll
+      for (int u = 0; u < UNROLL; ++u) {
+        if (i + u * step >= lookups) continue;
+        const char* row = e.row<false>(i + u * step);
+        embedding_load<WORDS>(row + (pk_int)chunk * WORDS * 4, w[u]);
+        scale[u] = F::QUANTISED ? *(const float*)(row + e.row_bytes - 8) : 1.f;
+        bias[u] = F::QUANTISED ? *(const float*)(row + e.row_bytes - 4) : 0.f;
+      }
+#pragma unroll
+      for (int u = 0; u < UNROLL; ++u) {
+        if (i + u * step >= lookups) continue;
+        float* out = to + (i + u * step) * e.d + (pk_int)chunk * PER;
+#pragma unroll
+        for (int k = 0; k < WORDS; ++k) {
+          float x[F::PER];
+          F::unpack(w[u][k], x);
+#pragma unroll
+          for (int j = 0; j < F::PER; ++j) out[k * F::PER + j] = F::QUANTISED ? scale[u] * x[j] + bias[u] : x[j];
+        }
+      }
+    }
+  }
+}
+
+template <class F> PK_DEV void gather_rows(const pk_args& a) {
+  enum { WORDS = F::QUANTISED ? 2 : 4 };
+  embedding e(a);
+  float* to = (float*)a.ptr[2];
+  if (e.row_bytes % (4 * WORDS) == 0 && e.d % (WORDS * F::PER) == 0) gather_rows_of<F, WORDS>(e, a.dim[3], to);
+  else if (e.row_bytes % 4 == 0 && e.d % F::PER == 0) gather_rows_of<F, 1>(e, a.dim[3], to);
+  else gather_simple<F>(a);
 }
 
 PK_ENTRY(embedding_bag, , fp32, simple, 75, 256, SM(8), none, (embedding_simple<rows_fp32>(a)))
@@ -210,3 +270,14 @@ PK_ENTRY(embedding_bag, , fp16, cached, 75, 256, ITEMS(0, 8), cached, (embedding
 PK_ENTRY(embedding_bag, , bf16, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_bf16, true>(a)))
 PK_ENTRY(embedding_bag, , int8, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int8, true>(a)))
 PK_ENTRY(embedding_bag, , int4, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int4, true>(a)))
+
+PK_ENTRY(embedding_gather, , fp32, simple, 75, 256, SM(8), none, (gather_simple<rows_fp32>(a)))
+PK_ENTRY(embedding_gather, , fp16, simple, 75, 256, SM(8), none, (gather_simple<rows_fp16>(a)))
+PK_ENTRY(embedding_gather, , bf16, simple, 75, 256, SM(8), none, (gather_simple<rows_bf16>(a)))
+PK_ENTRY(embedding_gather, , int8, simple, 75, 256, SM(8), none, (gather_simple<rows_int8>(a)))
+PK_ENTRY(embedding_gather, , int4, simple, 75, 256, SM(8), none, (gather_simple<rows_int4>(a)))
+PK_ENTRY(embedding_gather, , fp32, rows, 75, 256, SM(2, 4, 8), none, (gather_rows<rows_fp32>(a)))
+PK_ENTRY(embedding_gather, , fp16, rows, 75, 256, SM(2, 4, 8), none, (gather_rows<rows_fp16>(a)))
+PK_ENTRY(embedding_gather, , bf16, rows, 75, 256, SM(2, 4, 8), none, (gather_rows<rows_bf16>(a)))
+PK_ENTRY(embedding_gather, , int8, rows, 75, 256, SM(2, 4, 8), none, (gather_rows<rows_int8>(a)))
+PK_ENTRY(embedding_gather, , int4, rows, 75, 256, SM(2, 4, 8), none, (gather_rows<rows_int4>(a)))

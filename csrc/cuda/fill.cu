@@ -63,4 +63,14 @@ PK_DEV void fill_words(const pk_args& a) {
   }
 }
 
+// Ends quantised rows with scale and bias (operands: table, tails of `period` rows; dims: rows, bytes of a row, period).
+PK_DEV void fill_tails(const pk_args& a) {
+  for (pk_int r = pk_thread(); r < a.dim[0]; r += pk_threads()) {
+    const char* tail = (const char*)a.ptr[1] + r % a.dim[2] * 8;
+    char* end = (char*)a.ptr[0] + (r + 1) * a.dim[1] - 8;
+    for (int k = 0; k < 8; ++k) end[k] = tail[k];
+  }
+}
+
 PK_ENTRY(fill, , any, plain, 75, 256, SM(8), none, (fill_words(a)))
+PK_ENTRY(fill, tails, any, plain, 75, 256, SM(8), none, (fill_tails(a)))

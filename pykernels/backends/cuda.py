@@ -215,10 +215,16 @@ class CudaSession:
         return self._loaded[entry.symbol]
 
     def launch(
-        self, kernel: str, dtype: str, pointers: list[int], dims: list[int], scalars: tuple[float, ...] = ()
+        self,
+        kernel: str,
+        dtype: str,
+        pointers: list[int],
+        dims: list[int],
+        scalars: tuple[float, ...] = (),
+        op: str = "",
     ) -> None:
         """Queue one of the engine's own kernels (fill, gate, clock)."""
-        (entry,) = (e for e in cuda_table.find(kernel, "", dtype) if e.kernel == kernel)
+        (entry,) = cuda_table.find(kernel, op, dtype)
         args = cuda_table.pack_args(pointers, dims, scalars, reps=1, tune=0, scratch=self.scratch.pointer)
         self.device.launch(self.function(entry), entry.launch(dims, self.device.facts.sms), args)
 

@@ -60,6 +60,12 @@ class Buffer(msgspec.Struct):
     host: int = 0
     keep: Any = None
 
+    def part(self, offset: int, nbytes: int) -> Buffer:
+        """Some bytes of it, which live as long as it does."""
+        host = self.host + offset if self.host else 0
+        keep = None if self.keep is None else self.keep[offset : offset + nbytes]
+        return Buffer(self.pointer + offset, nbytes, self.memory, host, keep)
+
 
 class Device(Protocol):
     """One device with one stream. Work is queued in order; only `read`, `elapsed` and `synchronize` wait.

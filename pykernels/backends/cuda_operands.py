@@ -15,9 +15,9 @@ import numpy as np
 
 from pykernels.backends.cuda_driver import Buffer
 from pykernels.backends.cuda_table import POINTERS
-from pykernels.kernels import dtypes
+from pykernels.kernels import dtypes, random
 from pykernels.kernels.random import _BITS as BITS
-from pykernels.model import Operand, Problem
+from pykernels.model import Operand, Problem, Recipe
 
 if TYPE_CHECKING:
     from pykernels.backends.cuda import CudaSession
@@ -68,10 +68,17 @@ class Operands:
         """Outputs that cross the link with every call."""
         return tuple(o.name for o in self.operands if o.role != "in") if self.session.ends.results_leave else ()
 
-    def pointers(self) -> list[int]:
-        """Device pointers in the kernel's order, 0 for an operand that this problem has not."""
-        order = layout_of(self.problem)[0]
-        return [self.buffers[name].pointer if name in self.buffers else 0 for name in order]
+    def pointers(self, turn: int = 0) -> list[int]:
+        """Device pointers in the kernel's order, those of rotating operands at the set of this turn."""
+        return [self.part(self.buffers, name, turn).pointer for name in layout_of(self.problem)[0]]
+
+    def part(self, buffers: dict[str, Buffer], name: str, turn: int) -> Buffer:
+        """What one call uses of a buffer: of `indices` one of the problem's sets, which rotate; else all of it."""
+        sets = int(getattr(self.problem, "sets", 1))
+        if name != "indices" or sets == 1:
+            return buffers[name]
+        size = buffers[name].nbytes // sets
+        return buffers[name].part(turn % sets * size, size)
 
     def read(self, *roles: str) -> dict[str, Array]:
         """Host copies; inputs are read once, since no call changes them."""
@@ -98,10 +105,11 @@ class Operands:
                 self._fill(operand)
         self.device.synchronize()
 
-    def arrive(self) -> None:
-        """Queue the copies to the device."""
+    def arrive(self, turn: int = 0) -> None:
+        """Queue the copies to the device that the call of this turn needs."""
         for name in self.arriving:
-            self.device.copy(self.buffers[name], self.pinned[name], self.buffers[name].nbytes)
+            to, source = (self.part(buffers, name, turn) for buffers in (self.buffers, self.pinned))
+            self.device.copy(to, source, to.nbytes)
 
     def leave(self) -> None:
         """Queue the copies to the host."""
@@ -112,6 +120,9 @@ class Operands:
         recipe, buffer = operand.recipe, self.buffers[operand.name]
         if recipe.distribution == "host":
             self.device.write(buffer, self.problem.host_input(operand.name))
+            return
+        if recipe.distribution == "cycle":
+            self.device.write(buffer, pk_random.array(operand))
             return
         fill_operand(self.session, operand, buffer)
 
@@ -128,19 +139,6 @@ def layout_of(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return special(problem) if special else (tuple(operand.name for operand in problem.operands()), problem.dims())
 
 
-def _embedding_bag(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """See csrc/cuda/embedding.cu."""
-    by_name = {operand.name: operand for operand in problem.operands()}
-    table, indices, offsets, out = (by_name[name] for name in ("table", "indices", "offsets", "out"))
-    bags, dim = out.shape
-    widths = (
-        dtypes.storage(indices.dtype).itemsize,
-        _bytes(table) // table.shape[0],
-        dtypes.storage(offsets.dtype).itemsize,
-    )
-    return ("table", "indices", "offsets", "weights", "out"), (bags, dim, table.shape[0], indices.shape[0], *widths)
-
-
 def _gather(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """See csrc/cuda/gather.cu."""
     table, indices, sums = problem.operands()
@@ -150,16 +148,34 @@ def _gather(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 LAYOUTS: dict[str, Callable[[Problem], tuple[tuple[str, ...], tuple[int, ...]]]] = {
-    "embedding_bag": _embedding_bag, "gather": _gather,
+    "gather": _gather,
 }  # fmt: skip
 
 
 def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
     """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
     recipe = operand.recipe
+    if recipe.distribution == "quantized":
+        _fill_quantised(session, operand, buffer)
+        return
     kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
     dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
     session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
+
+
+def _fill_quantised(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
+    """Random bytes, then scale and bias at the end of every row, as `random.array` has them."""
+    recipe, (rows, width) = operand.recipe, operand.shape
+    whole = Operand(operand.name, "in", operand.shape, "uint8", Recipe("integers", recipe.seed, 0, 256))
+    fill_operand(session, whole, buffer)
+    period = min(rows, random.TAIL_PERIOD)
+    own = Recipe("uniform", recipe.seed + 1, recipe.low, recipe.high)
+    values = random.values(own, "fp32", np.arange(2 * period))
+    tails = session.device.alloc(values.nbytes)
+    session.device.write(tails, values)
+    session.launch("fill", "any", [buffer.pointer, tails.pointer], [rows, width, period], op="tails")
+    session.device.synchronize()
+    session.device.free(tails)
 
 
 class HotRows:

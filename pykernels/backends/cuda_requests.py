@@ -50,10 +50,10 @@ class Requests:
         native, runner, operands = self.native, self.runner, self.runner.operands
         if runner.session.placement.launch == "graph":
             return [native.graph(int(runner.graph(1))), native.wait()]
-        to_device = [
-            native.to_device(operands.buffers[n].pointer, operands.pinned[n].host, operands.buffers[n].nbytes)
-            for n in operands.arriving
+        arriving = [
+            (operands.part(operands.buffers, n, 0), operands.part(operands.pinned, n, 0)) for n in operands.arriving
         ]
+        to_device = [native.to_device(to.pointer, source.host, to.nbytes) for to, source in arriving]
         to_host = [
             native.to_host(operands.pinned[n].host, operands.buffers[n].pointer, operands.buffers[n].nbytes)
             for n in operands.leaving

@@ -115,6 +115,7 @@ class KernelRunner:
         self.hot: HotRows | None = None
         self._graphs: dict[int, Any] = {}
         self._readings: dict[str, Reading] = {}
+        self._turn = 0  # calls made: rotating operands are at this one's set
         self._requests: Requests | None = None
         self._latency: dict[str, Any] = {}
         try:
@@ -140,6 +141,7 @@ class KernelRunner:
 
     def run(self, calls: int, *, whole: bool = False) -> None:
         """Run untimed, and wait; `whole` calls take what crosses the link along."""
+        self._turn = 0
         for _ in range(1 if self.entry.loops else calls):
             if whole:
                 self._call()
@@ -199,7 +201,7 @@ class KernelRunner:
 
     def arguments(self, reps: int) -> bytes:
         """The parameter block of one launch."""
-        pointers = self.operands.pointers()
+        pointers = self.operands.pointers(self._turn)
         if self.hot is not None:
             pointers = self.hot.pointers(pointers)
         return pack_args(
@@ -209,10 +211,11 @@ class KernelRunner:
 
     def _launch(self, reps: int) -> None:
         self.device.launch(self.function, self.geometry, self.arguments(reps))
+        self._turn += 1
 
     def _call(self) -> None:
         """One call with what crosses the link for it."""
-        self.operands.arrive()
+        self.operands.arrive(self._turn)
         self._launch(1)
         self.operands.leave()
 

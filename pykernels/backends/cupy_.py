@@ -47,12 +47,18 @@ def gemv(cp: Any, problem: Problem, a: Arrays) -> None:
 
 
 def embedding_bag(cp: Any, problem: Problem, a: Arrays) -> None:
-    """take + sum: the rows are written and read again. For bags of one length only, as `variants` sees to."""
+    """take + sum: the rows are written and read again. For bags of one length only, as `equal_bags` sees to."""
     bags, dim = a["out"].shape
     rows = cp.take(a["table"], a["indices"], axis=0)
-    if "weights" in a:
+    if getattr(problem, "weighted", False):
         rows = rows * a["weights"][:, None]
-    rows.reshape(bags, -1, dim).sum(axis=1, out=a["out"])
+    pooled = rows.reshape(bags, -1, dim)
+    (pooled.mean if getattr(problem, "mode", "sum") == "mean" else pooled.sum)(axis=1, out=a["out"])
+
+
+def embedding_gather(cp: Any, problem: Problem, a: Arrays) -> None:
+    """out = table[indices]"""
+    cp.take(a["table"], a["indices"], axis=0, out=a["out"])
 
 
 #: (kernel, op) -> (function, dtypes)
@@ -63,6 +69,7 @@ FUNCTIONS: dict[tuple[str, str], tuple[Callable[[Any, Problem, Arrays], None], t
     ("softmax", ""): (softmax, ("fp32",)),
     ("gemv", ""): (gemv, ("fp32",)),
     ("embedding_bag", ""): (embedding_bag, ("fp32",)),
+    ("embedding_gather", ""): (embedding_gather, ("fp32",)),
 }
 
 
@@ -76,11 +83,10 @@ def function_for(problem: Problem) -> Callable[[Any, Problem, Arrays], None] | N
 
 
 def equal_bags(problem: Problem) -> bool:
-    """True where every bag has the same number of lookups: their count divides, and the problem names one pooling."""
-    shapes = {operand.name: operand.shape for operand in problem.operands()}
-    if not {"indices", "out", "table"} <= set(shapes) or getattr(problem, "ragged", False):
-        return False
-    return shapes["indices"][0] % shapes["out"][0] == 0
+    """True where every bag has the same number of lookups, at least one."""
+    pooling = set(getattr(problem, "pooling", ()))
+    least, most = next(iter(pooling), (0, 0))
+    return len(pooling) == 1 and 0 < least == most and not getattr(problem, "trace", "")
 
 
 class CupyLibrary:

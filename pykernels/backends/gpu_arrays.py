@@ -39,10 +39,16 @@ class ArrayRunner:
         self.library, self.problem, self._function = library, problem, call
         self._host = {o.name: host_array(problem, o) for o in problem.operands()}
         self.arrays = {name: library.to_device(array) for name, array in self._host.items()}
+        indices = self.arrays.get("indices")
+        self._sets = [] if indices is None or indices.ndim == 1 else [indices[row] for row in range(indices.shape[0])]
+        self._turn = 0
         self.run(1)
 
     def _call(self) -> None:
-        self._function(self.arrays)
+        """One call, with the index set whose turn it is."""
+        rotated = {"indices": self._sets[self._turn % len(self._sets)]} if self._sets else {}
+        self._function({**self.arrays, **rotated})
+        self._turn += 1
 
     def inputs(self) -> Mapping[str, Array]:
         """The inputs as they were sent."""
@@ -63,7 +69,8 @@ class ArrayRunner:
                 self.arrays[operand.name] = self.library.to_device(host_array(self.problem, operand))
 
     def run(self, calls: int) -> None:
-        """Run untimed, and wait."""
+        """Run untimed, from the first index set, and wait."""
+        self._turn = 0
         self._often(calls)
         self.library.synchronize()
 
@@ -89,7 +96,7 @@ class ArrayRunner:
 
     def close(self) -> None:
         """Drop the arrays."""
-        self.arrays = {}
+        self.arrays, self._sets = {}, []
 
 
 def host_array(problem: Problem, operand: Operand) -> Array:

@@ -61,7 +61,7 @@ def test_embedding_bag(variant: str, dtype: str, d: int, seed: int, weighted: bo
     slots = np.full(rows, -1, np.int32)
     slots[::2] = np.arange(len(slots[::2]))
     row_bytes = table.strides[0]
-    dims = [bags, d, rows, len(indices), indices.itemsize, row_bytes, offsets.itemsize]
+    dims = [bags, d, rows, len(indices), indices.itemsize, row_bytes, offsets.itemsize, 1, 0, int(weighted)]
     hidden = table.copy()
     if variant == "cached":
         hidden[::2] = 255 if table.dtype == np.uint8 else 99  # hot rows must come from the cache

@@ -11,7 +11,9 @@ import pytest
 from pykernels.backends import cuda_table
 from pykernels.backends.cuda import CudaSession
 from pykernels.kernels import random as pk_random
+from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
 from pykernels.kernels.fma import Fma
+from pykernels.kernels.indices import Draw
 from pykernels.kernels.launch import LaunchFloor
 from pykernels.kernels.link import Link
 from pykernels.kernels.mma import SHAPES, Mma
@@ -97,6 +99,61 @@ def test_mma_through_its_scalar_body(fake_session: Opener, dtype: str, shape: tu
     problem = Mma(dtype=dtype, m=shape[0], k=shape[1], tiles=3, depth=2)
     (variant,) = variants_of(problem)
     check(fake_session(), problem, variant)
+
+
+def lookups(dtype: str, dim: int, **options: Any) -> EmbeddingBag:
+    plain = {"rows": (97, 31), "batch": 3, "pooling": ((0, 30), (5, 5)), "draw": Draw(alpha=1.05)}
+    return EmbeddingBag(dtype=dtype, dim=dim, **{**plain, **options})
+
+
+BAGS = [
+    *[lookups(dtype, dim) for dtype in ("fp32", "fp16", "bf16", "int8", "int4") for dim in (32, 100)],
+    lookups("fp32", 64, weighted=True, index="int64"), lookups("int8", 33, weighted=True), lookups("int4", 7),
+    lookups("fp32", 64, mode="mean"), lookups("fp16", 128, sets=3), lookups("fp32", 256, mode="mean", weighted=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", BAGS, ids=lambda p: f"{p.dtype}-{p.dim}-{p.mode}-{p.weighted}-{p.sets}")
+def test_embedding_bags(fake_session: Opener, problem: EmbeddingBag) -> None:
+    session = fake_session()
+    for variant in variants_of(problem):
+        check(session, problem, variant)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("dim", [32, 100, 7])
+def test_embedding_gathers(fake_session: Opener, dtype: str, dim: int) -> None:
+    problem = EmbeddingGather(dtype=dtype, rows=(97,), dim=dim, batch=50, index="int64")
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize("ends", ["G1", "G2", "G3", "G4", "G5:20"])
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_lookups_from_every_place(fake_session: Opener, ends: str, dtype: str) -> None:
+    session = fake_session(ends=ends)
+    problem = lookups(dtype, 64, sets=2)
+    variant = "cached" if ends.startswith("G5") else "warp"
+    check(session, problem, variant)
+    runner = session.prepare(problem, Implementation("cuda", "", variant))
+    runner.sample(5, 1)
+    facts = runner.facts()
+    assert ("hit_share" in facts) == ends.startswith("G5")
+    if ends.startswith("G5"):
+        assert facts["cached_rows"] == 128 * 20 // 100
+        assert 0.2 < facts["hit_share"] <= 1.0
+    runner.close()
+
+
+def test_index_sets_rotate_and_start_at_the_first(fake_session: Opener) -> None:
+    session = fake_session(ends="G1")
+    runner: Any = session.prepare(lookups("fp32", 32, sets=3), Implementation("cuda", "", "warp"))
+    whole = runner.operands.buffers["indices"]
+    seen = [runner.operands.pointers(turn)[1] - whole.pointer for turn in range(4)]
+    assert seen == [0, whole.nbytes // 3, 2 * whole.nbytes // 3, 0]
+    runner.run(5)
+    runner.run(1)
+    assert runner._turn == 1
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pykernels.backends import cupy_, gpu_arrays, numba_cuda
+from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
 from pykernels.kernels.stream import Stream
-from pykernels.model import Case, Gpu, Implementation, Machine, Placement
+from pykernels.model import Case, Gpu, Implementation, Machine, Placement, Problem
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 MACHINE = Machine(id="m", arch="x86_64", gpus=(Gpu(index=0, name="H100", memory_bytes=1 << 36),))
@@ -56,6 +57,11 @@ def test_kernels_compile_for_every_architecture(name: str) -> None:
             assert target[1] == f"sm_{capability[0]}{capability[1]}"  # not another, without a word
 
 
+def test_bags_of_several_lengths_have_no_expression() -> None:
+    ragged = EmbeddingBag(dtype="fp32", rows=(97,), dim=32, batch=5, pooling=((0, 9),))
+    assert cupy_.function_for(ragged) is None
+
+
 def test_plans_name_operands_and_blocks() -> None:
     triad = Stream(op="triad", n=100, dtype="fp32")
     assert numba_cuda.plan(triad) == ("triad", ["a", "b", "c"], [1.25], None)
@@ -95,12 +101,18 @@ class NumpyLibrary:
         return {"library": "numpy"}
 
 
-@pytest.mark.parametrize("op", ["copy", "triad", "store"])
-@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-def test_cupy_expressions_agree_with_the_reference(op: str, dtype: str) -> None:
+PROBLEMS = [
+    *[Stream(op=op, n=1001, dtype=dtype) for op in ("copy", "triad", "store") for dtype in ("fp64", "fp32")],
+    *[EmbeddingBag(dtype="fp32", rows=(97,), dim=32, batch=5, pooling=((4, 4),), sets=3, mode=mode, weighted=weighted)
+      for mode in ("sum", "mean") for weighted in (False, True)],
+    EmbeddingGather(dtype="fp32", rows=(97,), dim=32, batch=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: "-".join(p.params().values()))
+def test_cupy_expressions_agree_with_the_reference(problem: Problem) -> None:
     from pykernels.measure import verify
 
-    problem = Stream(op=op, n=1001, dtype=dtype)
     function = cupy_.function_for(problem)
     assert function is not None
     runner = gpu_arrays.ArrayRunner(NumpyLibrary(), problem, lambda a: function(np, problem, a))

@@ -58,7 +58,7 @@ def plan(problem: Problem) -> tuple[str, list[str], list[float], int | None]:
     if kernel == "stream":
         return op, names, list(problem.scalars()) if op != "copy" else [], None
     if kernel == "embedding_bag":
-        weighted = "weights" in names
+        weighted = bool(getattr(problem, "weighted", False))
         order = ["table", "indices", "offsets", *(["weights"] if weighted else []), "out"]
         return f"embedding_bag{'_weighted' if weighted else ''}", order, [], shapes["out"][0]
     return kernel, names, [], shapes[names[0]][0]
@@ -159,7 +159,8 @@ class NumbaCudaBackend:
     def variants(self, case: Case) -> tuple[str, ...]:
         """One."""
         kernel, op, dtype = case.problem.entry()
-        return ("plain",) if dtype in KNOWN.get((kernel, op), ()) else ()
+        known = dtype in KNOWN.get((kernel, op), ()) and getattr(case.problem, "mode", "sum") == "sum"
+        return ("plain",) if known else ()
 
     def open(self, placement: Placement, machine: Machine) -> NumbaCudaSession:
         """Import numba and choose the device."""
