@@ -12,7 +12,7 @@ import numpy as np
 from pykernels.errors import UsageError
 from pykernels.measure.stats import SITTING_GAP_S, Estimate, Visit, estimate, merge_sittings, ratio_interval, visit_of
 from pykernels.model import ISA_LEVELS, Crashed, Disturbed, Machine, Measured, Record, Skipped, Wrong
-from pykernels.store import Run, collector_off
+from pykernels.store import Run
 from pykernels.units import higher_is_better
 
 LEVEL_ORDER = ("shared", "L1", "L2", "L3", "L4", "DRAM")
@@ -146,14 +146,14 @@ def campaign(runs: Sequence[Run]) -> Campaign:
     for index, run in enumerate(runs):
         for record in run.records:
             groups.setdefault(record.case_id, []).append((index, record))
-    with collector_off():
-        cases = {case_id: _summary(records, sitting) for case_id, records in groups.items()}
+    cases = {case_id: _summary(records, sitting) for case_id, records in groups.items()}
     notes = []
     if len(runs) > 1 and max(sitting) < 2:
         count = max(sitting) + 1
         what = f"{len(runs)} runs are {count} sitting{'s' if count > 1 else ''}"
         notes.append(f"{what}: scope `machine` needs 3, an hour or more apart")
-    sitting_of = {visit.launch: sitting[visit.launch // _RUN] for case in cases.values() for visit in case.visits}
+    numbers = {index * _RUN + record.launch for index, run in enumerate(runs) for record in run.records}
+    sitting_of = {launch: sitting[launch // _RUN] for launch in sorted(numbers)}
     return Campaign(
         machine=first.header.machine, cases=cases, sittings=max(sitting) + 1, launches=len(sitting_of),
         sitting_of=sitting_of, source=first.header.source, notes=notes,

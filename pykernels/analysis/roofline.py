@@ -27,7 +27,7 @@ from pykernels.analysis.impossible import Excess, exceeding, excess
 from pykernels.analysis.monitor import steps, variance_note
 from pykernels.measure.stats import Interval
 from pykernels.model import Machine, Record
-from pykernels.store import Run
+from pykernels.store import Run, collector_off
 from pykernels.units import parse_size, value_of
 
 SCHEMA = 1
@@ -152,7 +152,11 @@ def analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None = None) -> R
     """Roofs, ridges, fits, levels and what is not drawn, from run files of one machine in any order.
 
     `limits` (see `common.Limit`) replaces the datasheets' figures. Raises UsageError for runs that do not merge."""
-    runs = sorted(runs, key=lambda run: (run.header.started, run.path))
+    with collector_off():
+        return _analyse(sorted(runs, key=lambda run: (run.header.started, run.path)), limits)
+
+
+def _analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None) -> Roofline:
     study = campaign(runs)
     usable = {case_id: case for case_id, case in study.cases.items() if not case.reason}
     ceilings = sorted((case for case in usable.values() if _is_ceiling(case.first)), key=_order)

@@ -62,7 +62,10 @@ def _points(visits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     for visit in visits:
         whole = visit.size // _BLOCK * _BLOCK
         if whole:
-            found.append(np.median(visit[:whole].reshape(-1, _BLOCK), axis=1))
+            ordered = np.sort(
+                visit[:whole].reshape(-1, _BLOCK), axis=1
+            )  # a median by hand: numpy's costs five times more
+            found.append((ordered[:, _BLOCK // 2 - 1] + ordered[:, _BLOCK // 2]) / 2)
         elif visit.size:
             found.append(np.median(visit, keepdims=True))
     return np.concatenate(found) if found else np.empty(0)
