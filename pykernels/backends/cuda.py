@@ -60,6 +60,8 @@ def ends_of(placement: Placement) -> tuple[Ends, int]:
 def candidates(case: Case, capability: str = "") -> tuple[cuda_table.Entry, ...]:
     """Entries that could run a case: of its kernel, op, dtype and level, for its ends, within the capability."""
     kernel, op, dtype = case.problem.entry()
+    if getattr(case.problem, "chains", 1) != 1:  # one dependent chain is what a GPU's latency is
+        return ()
     cached = case.placement.ends.startswith("G5")
     level = "" if case.placement.mode == "cold" else case.problem.figure().level
     found = cuda_table.find(kernel, op, dtype, level)

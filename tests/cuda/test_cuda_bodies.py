@@ -115,20 +115,6 @@ def test_gather(words: int, lookups: int, wide: bool) -> None:
     assert sums[0] == np.add.reduce(table[indices].ravel())
 
 
-@pytest.mark.parametrize("variant", ["ca", "cg"])
-def test_chase(variant: str) -> None:
-    rng = np.random.default_rng(0)
-    order = rng.permutation(50)
-    lines = np.full((50, 16), 2**31, np.uint32)
-    lines[order, 0] = np.roll(order, -1)
-    end = np.zeros(1, np.int64)
-    run("chase", "int32", variant, [lines, end], [50, 1003, 64])
-    at = 0
-    for _ in range(1003):
-        at = int(lines[at, 0])
-    assert end[0] == at
-
-
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_narrowing_rounds_as_numpy_does(dtype: str) -> None:
     """Through gemv with a 1 x 1 matrix: y = a * 1, every rounding case of the type."""

@@ -11,6 +11,7 @@ import pytest
 from pykernels.backends import cuda_table
 from pykernels.backends.cuda import CudaSession
 from pykernels.kernels import random as pk_random
+from pykernels.kernels.chase import Chase
 from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
 from pykernels.kernels.fma import Fma
 from pykernels.kernels.indices import Draw
@@ -56,6 +57,23 @@ def test_stream(fake_session: Opener, problem: Stream) -> None:
 
 def test_stream_with_more_threads_than_elements(fake_session: Opener) -> None:
     check(fake_session(), Stream(op="load", n=1023, dtype="fp32"), "b16:32")
+
+
+@pytest.mark.parametrize("lines", [1, 100, 4099])
+def test_chase(fake_session: Opener, lines: int) -> None:
+    problem = Chase(dtype="int64", lines=lines, steps=1003)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+def test_a_chase_goes_on_where_it_ended(fake_session: Opener) -> None:
+    problem = Chase(dtype="int64", lines=100, steps=7)
+    runner = fake_session().prepare(problem, Implementation("cuda", "", "cg"))
+    runner.poison()
+    runner.run(1)
+    first = int(runner.outputs()["ends"][0, 0])
+    runner.run(1)
+    assert int(runner.outputs()["ends"][0, 0]) != first
 
 
 FILLS = [
