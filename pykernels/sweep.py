@@ -30,14 +30,14 @@ PLACE_KEYS: dict[str, str] = {
     "threads": 'thread counts: integers or "all" (default: one per physical core)',
     "pages": '"huge" (default) or "4k"',
     "memory": "NUMA node that holds the operands; default: the device's own",
-    "mode": 'GPU timing: "steady" or "cold"',
+    "mode": 'GPU timing: "steady", "cold", "burst", "sustained", or requests: "closed", "open"',
     "launch": 'GPU launch path: "plain", "graph", "mapped", "persistent"',
     "ends": "where table, indices and results of lookups live: C0, C1, G0 to G5",
 }
 
 _CHOICES = {
     "pages": ("huge", "4k"),
-    "mode": ("steady", "cold"),
+    "mode": ("steady", "cold", "burst", "sustained", "closed", "open"),
     "launch": ("plain", "graph", "mapped", "persistent"),
 }
 
