@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pykernels.backends.cuda_driver import Buffer
+from pykernels.backends.cuda_driver import Buffer, Memory
 from pykernels.backends.cuda_table import POINTERS
 from pykernels.kernels import dtypes, random
 from pykernels.kernels.random import _BITS as BITS
@@ -37,8 +37,7 @@ class Operands:
         ends = session.ends
         try:
             for operand in self.operands:
-                memory = ends.table if operand.name == self.table else "device"
-                self.buffers[operand.name] = self.device.alloc(_bytes(operand), memory)
+                self.buffers[operand.name] = self.device.alloc(_bytes(operand), self._memory(operand))
                 if operand.role != "out":
                     self._fill(operand)
             for name in (*self.arriving, *self.leaving):
@@ -50,6 +49,18 @@ class Operands:
             self.close()
             raise
 
+    def _memory(self, operand: Operand) -> Memory:
+        """Where an operand lives: the table as the ends say, what crosses the link in mapped memory if it is not copied."""
+        if operand.name == self.table:
+            return self.session.ends.table
+        crosses = self.session.ends.inputs_arrive if operand.role == "in" else self.session.ends.results_leave
+        return "pinned" if self.mapped and crosses else "device"
+
+    @property
+    def mapped(self) -> bool:
+        """True where kernels read and write host memory in place of copies."""
+        return self.session.placement.launch == "mapped"
+
     @property
     def table(self) -> str:
         """The largest input: what the ends of a lookup place."""
@@ -59,14 +70,16 @@ class Operands:
     @property
     def arriving(self) -> tuple[str, ...]:
         """Inputs that cross the link with every call."""
-        if not self.session.ends.inputs_arrive:
+        if self.mapped or not self.session.ends.inputs_arrive:
             return ()
         return tuple(o.name for o in self.operands if o.role != "out" and o.name != self.table)
 
     @property
     def leaving(self) -> tuple[str, ...]:
         """Outputs that cross the link with every call."""
-        return tuple(o.name for o in self.operands if o.role != "in") if self.session.ends.results_leave else ()
+        if self.mapped or not self.session.ends.results_leave:
+            return ()
+        return tuple(o.name for o in self.operands if o.role != "in")
 
     def pointers(self, turn: int = 0) -> list[int]:
         """Device pointers in the kernel's order, those of rotating operands at the set of this turn."""
@@ -122,7 +135,7 @@ class Operands:
             self.device.write(buffer, self.problem.host_input(operand.name))
             return
         if recipe.distribution == "cycle":
-            self.device.write(buffer, pk_random.array(operand))
+            self.device.write(buffer, random.array(operand))
             return
         fill_operand(self.session, operand, buffer)
 

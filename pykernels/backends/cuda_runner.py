@@ -127,6 +127,11 @@ class KernelRunner:
             self.operands.close()
             raise
 
+    @property
+    def plain(self) -> bool:
+        """True where every call is a launch of its own, not a node of a graph."""
+        return self.session.placement.launch in ("plain", "mapped")
+
     def inputs(self) -> Mapping[str, Array]:
         """Host copies of the inputs."""
         return self.operands.read("in", "inout")
@@ -225,7 +230,7 @@ class KernelRunner:
 
     def _calls(self, count: int) -> None:
         """Queue `count` calls by the placement's launch path."""
-        if self.session.placement.launch == "plain":
+        if self.plain:
             self._call_often(count)
             return
         for nodes in (*[GRAPH_NODES] * (count // GRAPH_NODES), count % GRAPH_NODES):
@@ -243,7 +248,7 @@ class KernelRunner:
     def _steady(self, reps: int) -> tuple[float, float]:
         if self.entry.loops:
             return self.spans.device_time(lambda: self._launch(reps), 1)
-        plain = self.session.placement.launch == "plain"
+        plain = self.plain
         if not plain:  # captured before the gate closes
             for nodes in {min(reps, GRAPH_NODES), reps % GRAPH_NODES} - {0}:
                 self.graph(nodes)

@@ -163,6 +163,17 @@ def test_lookups_from_every_place(fake_session: Opener, ends: str, dtype: str) -
     runner.close()
 
 
+def test_mapped_operands_are_used_in_place(fake_session: Opener) -> None:
+    session = fake_session(ends="G2", launch="mapped")
+    check(session, lookups("fp32", 64), "warp")
+    runner: Any = session.prepare(lookups("fp32", 64), Implementation("cuda", "", "warp"))
+    memory = {name: buffer.memory for name, buffer in runner.operands.buffers.items()}
+    assert (memory["table"], memory["indices"], memory["out"]) == ("device", "pinned", "pinned")
+    runner.operands.device.log.clear()
+    runner.sample(4, 1)
+    assert not any(what.startswith("copy") for what in runner.operands.device.log)
+
+
 def test_index_sets_rotate_and_start_at_the_first(fake_session: Opener) -> None:
     session = fake_session(ends="G1")
     runner: Any = session.prepare(lookups("fp32", 32, sets=3), Implementation("cuda", "", "warp"))
