@@ -1,8 +1,10 @@
 // Bandwidth ceilings: load (and reduce), load-only, store, nt-store, copy, nt-copy, triad, nt-triad.
 //
 // Operands  in: a (load, copy), or a and b (triad: c = a + q b); out: c, or for load: sums[1024 * 8 + 8] of uint64
-// dims      n: elements of each array; parts: a pass covers one part of every thread's chunk, the parts in turn;   scalars  q: what store writes and triad multiplies by, never zero
-// Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once); prefetch:BYTES ahead (of what is read)
+// dims      n: elements of each array; parts: a pass covers one part of every thread's chunk, the parts in turn
+// scalars   q: what store writes and triad multiplies by, never zero
+// Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once);
+//           prefetch:BYTES ahead (of what is read)
 //
 // Each thread walks one contiguous chunk. A load's checksum is the wrapping sum of the bytes as 64-bit words: exact, and the
 // same for every order of addition. A run leaves the sum over all its passes; each is consumed, so none can be dropped.

@@ -107,8 +107,8 @@ class Fma(Problem, frozen=True, kw_only=True):
         return {name: widen(out, accumulator) for name, out in chosen.items() if not _untouched(out)}
 
     def tolerance(self) -> Tolerance:
-        """int8 is exact. A sum or chain of n roundings errs by at most n u relative to its (positive) terms: n is 1024, or
-        2048 without fused operations, for a chain and 2560 for C, twice that for bf16 pairs."""
+        """int8 is exact. A sum or chain of n roundings errs by at most n u relative to its (positive) terms: n is 1024
+        (2048 without fused operations) for a chain and 2560 for C, twice that for bf16 pairs."""
         if self.dtype == "int8":
             return Tolerance()
         roundings = 2 * DEPTH * TURNS if self.dtype == "bf16" else DEPTH * TURNS

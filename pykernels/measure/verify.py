@@ -22,7 +22,7 @@ SAMPLED_ROWS = 256
 
 
 def check_full(problem: Problem, runner: Runner) -> Wrong | None:
-    """Run (until every output is written) on poisoned outputs and compare every element. For problems of Problem.small() size."""
+    """Run until every output is written, on poisoned outputs, and compare every element. For Problem.small() sizes."""
     return _check(problem, runner, None)
 
 

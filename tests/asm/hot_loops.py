@@ -8,7 +8,8 @@ import subprocess
 from typing import NamedTuple
 
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
-_STACK = re.compile(r"\(%[re][sb]p|\[sp\b|\[x29\b")
+_STACK = re.compile(r"\(%rsp|\[sp\b")
+_FRAME = re.compile(r"\(%rbp")
 
 
 class Line(NamedTuple):
@@ -57,6 +58,8 @@ def count(body: list[Line], pattern: str) -> int:
     return sum(bool(re.search(pattern, f"{line.mnemonic} {line.operands}")) for line in body)
 
 
-def stack_accesses(body: list[Line]) -> list[Line]:
-    """Instructions that touch the stack: spilled accumulators, the sign of a false roof."""
-    return [line for line in body if _STACK.search(line.operands)]
+def stack_accesses(library: str, symbol: str, body: list[Line]) -> list[Line]:
+    """Instructions of a loop that touch the stack: spilled accumulators, the sign of a false roof. rbp counts if it is
+    the frame pointer, else it is a register like others."""
+    framed = re.search(r"mov +%rsp,%rbp", functions(library)[symbol])
+    return [line for line in body if _STACK.search(line.operands) or (framed and _FRAME.search(line.operands))]

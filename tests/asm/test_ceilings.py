@@ -47,9 +47,10 @@ def test_stream(isa: str, op: str, dtype: str, variant: str, symbol: str) -> Non
     loaded = {"load": 1, "load-only": 1, "copy": 1, "triad": 2}.get(op.removeprefix("nt-"), 0)
     stored = 0 if op.startswith("load") else 1
     loads, stores = rf"\(.*%{width}", rf"%{width}\d+,.*\(" if not nt else rf"movntp?[dqs]*.* %{width}\d+,.*\("
-    body = hot_loop(str(FOLDER / f"libpk_{isa}.so"), symbol, rf"%{width}.*\(|\(.*%{width}")
+    library = str(FOLDER / f"libpk_{isa}.so")
+    body = hot_loop(library, symbol, rf"%{width}.*\(|\(.*%{width}")
     steps = 16 if op.startswith("load") else 8
-    assert stack_accesses(body) == []
+    assert stack_accesses(library, symbol, body) == []
     assert count(body, rf"%{WIDER[width]}") == 0
     assert count(body, loads) == steps * loaded, body
     assert count(body, stores) == steps * stored, body
@@ -71,7 +72,7 @@ def test_fma(isa: str, op: str, dtype: str, variant: str, symbol: str) -> None:
     body = hot_loop(library, symbol, MULTIPLY[dtype])
     found = count(body, rf"{MULTIPLY[dtype]}.*%{width}")
     expected = 2 * int(variant[5:]) if variant.startswith("chain") else 2 * int(variant[4:-2])
-    assert stack_accesses(body) == [], (isa, variant)
+    assert stack_accesses(library, symbol, body) == [], (isa, variant)
     assert count(body, rf"%{WIDER[width]}") == 0
     assert found % expected == 0, (found, expected)
     assert found > 0

@@ -264,7 +264,7 @@ def test_worker_dies_with_its_parent(tmp_path: Path) -> None:
     child = f"import os, time, pathlib; from pykernels import _core; _core.die_with_parent(); \
 pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
     parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", parent, child])
+    process = subprocess.Popen([sys.executable, "-c", parent, child], cwd=tmp_path)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert process.poll() is None
     pid = int((tmp_path / "pid").read_text())

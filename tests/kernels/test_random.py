@@ -99,7 +99,7 @@ PINNED = ["0xf5dd724ff3b8a536", "0x7c6ede0099d1dac1"]
 
 
 def test_unknown_distribution_of_a_dtype() -> None:
-    with pytest.raises(ValueError, match="no integers fill of dtype fp32"):
-        values(Recipe("integers"), "fp32", np.arange(3))
+    with pytest.raises(ValueError, match="no integers fill of dtype fp16"):
+        values(Recipe("integers"), "fp16", np.arange(3))
     with pytest.raises(ValueError, match="no uniform fill of dtype int8"):
         session(1).team.fill(_core.Arena(64), 0, 8, "int8", False, 0, 0.0, 1.0)
