@@ -193,7 +193,9 @@ class Lookup(Problem, frozen=True, kw_only=True):
         tail = np.ascontiguousarray(rows[:, -TAIL:]).view(np.float32).astype(np.float64)
         packed = rows[:, :-TAIL]
         if self.dtype == "int4":
-            packed = np.stack((packed & 15, packed >> 4), axis=-1).reshape(len(rows), -1)[:, : self.dim]
+            packed = np.stack((packed & 15, packed >> 4), axis=-1).reshape(len(rows), 2 * packed.shape[1])[
+                :, : self.dim
+            ]
         return packed * tail[:, :1] + tail[:, 1:]
 
 
