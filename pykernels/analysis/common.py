@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -10,7 +10,16 @@ import msgspec
 import numpy as np
 
 from pykernels.errors import UsageError
-from pykernels.measure.stats import SITTING_GAP_S, Estimate, Visit, estimate, merge_sittings, ratio_interval, visit_of
+from pykernels.measure.stats import (
+    SITTING_GAP_S,
+    Estimate,
+    Interval,
+    Visit,
+    estimate,
+    merge_sittings,
+    ratio_interval,
+    visit_of,
+)
 from pykernels.model import ISA_LEVELS, Crashed, Disturbed, Machine, Measured, Record, Skipped, Wrong
 from pykernels.store import Run
 from pykernels.units import higher_is_better
@@ -46,6 +55,12 @@ class CaseSummary(msgspec.Struct, kw_only=True):
     def values(self) -> dict[int, float]:
         """Launch value by launch."""
         return self.estimate.launch_values
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of a case that has a value (`reason` is empty)."""
+        assert self.estimate.interval is not None
+        return self.estimate.interval
 
     @property
     def clock_ghz(self) -> float:
@@ -108,6 +123,21 @@ def known_limits(machine: Machine, records: Iterable[Record]) -> dict[str, Limit
         if peak.value:
             found[key] = Limit(peak.value, unit, peak.label, peak.basis)
     return found
+
+
+def limit_of(record: Record, limits: Mapping[str, Limit]) -> Limit | None:
+    """What a ceiling is held against: memory bandwidth for DRAM, the arithmetic peak for compute, else nothing."""
+    device = record.device
+    if record.figure.kind == "bandwidth" and record.figure.level == "DRAM":
+        return limits.get(f"{device} memory")
+    if record.figure.kind == "compute":
+        return limits.get(f"{device} {record.dtype} {record.isa}") or limits.get(f"{device} {record.dtype}")
+    return None
+
+
+def cores_used(record: Record, machine: Machine) -> int:
+    """Physical cores of a CPU case: one for each thread as long as there are as many."""
+    return min(record.threads, len(machine.cores) or record.threads)
 
 
 def root(device: str) -> str:

@@ -7,7 +7,6 @@ bandwidth. Here each has an interval, and a roof never stands for another dtype,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 import msgspec
 
@@ -17,18 +16,20 @@ from pykernels.analysis.common import (
     CaseSummary,
     Limit,
     campaign,
+    cores_used,
     domain,
     isa_rank,
     known_limits,
     level_rank,
+    limit_of,
     root,
 )
-from pykernels.analysis.impossible import Excess, exceeding, excess
+from pykernels.analysis.impossible import exceeding, isa_tests, kernel_tests, level_tests, limit_tests
 from pykernels.analysis.monitor import steps, variance_note
-from pykernels.measure.stats import Interval
+from pykernels.analysis.points import NotDrawn, Point, peaks, points_of
 from pykernels.model import Machine, Record
 from pykernels.store import Run, collector_off
-from pykernels.units import parse_size, value_of
+from pykernels.units import parse_size
 
 SCHEMA = 1
 _DRAM_FACTOR = 3.9  #: working sets of DRAM roofs are 4 LLC; rounding to whole rows may take a little off
@@ -75,35 +76,6 @@ class Ridge(msgspec.Struct, kw_only=True):
     low: float
     high: float
     unit: str
-
-
-class NotDrawn(msgspec.Struct):
-    """A case that draws nothing, with the reason."""
-
-    case_id: str
-    reason: str
-
-
-class Point(msgspec.Struct, kw_only=True):
-    """A kernel under the roof: GFLOP/s (GOP/s) at its FLOP/byte, and its share of the roof that binds it."""
-
-    case_id: str
-    name: str
-    device: str
-    domain: str
-    dtype: str
-    threads: int
-    isa: str
-    intensity: float
-    value: float
-    low: float
-    high: float
-    unit: str
-    roof: str = ""
-    share: float = 0.0
-    share_low: float = 0.0
-    share_high: float = 0.0
-    flags: list[str] = []
 
 
 class RoofDetail(msgspec.Struct, kw_only=True):
@@ -165,12 +137,12 @@ def _analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None) -> Rooflin
     levels = hierarchy.levels(study.machine, curves)
     kernels = [case for case in usable.values() if _is_kernel(case.first)]
     drawn = [case for case in ceilings if not _is_undrawn(case.first, study.machine)]
-    points, unplaced = _points(study, kernels, drawn)
+    points, unplaced = points_of(study, kernels, drawn)
     if limits is None:
         limits = known_limits(study.machine, [case.first for case in ceilings])
 
-    tests = [*_level_tests(ceilings), *_isa_tests(ceilings), *_limit_tests(ceilings, limits, study.machine)]
-    tests += _kernel_tests(kernels, drawn)
+    tests = [*level_tests(ceilings), *isa_tests(ceilings), *limit_tests(ceilings, limits, study.machine)]
+    tests += kernel_tests(kernels, drawn)
     flagged = exceeding(tests)
     for point in points:
         point.flags += flagged.get(point.case_id, [])
@@ -221,14 +193,8 @@ def _order(case: CaseSummary) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _interval(case: CaseSummary) -> Interval:
-    interval = case.estimate.interval
-    assert interval is not None  # cases with a reason never come here
-    return interval
-
-
 def _roof(case: CaseSummary, machine: Machine) -> Roof:
-    record, interval = case.first, _interval(case)
+    record, interval = case.first, case.interval
     mixed = is_mixture(record, machine)
     return Roof(
         device=root(record.device), domain=domain(record), kind=record.figure.kind, level=record.figure.level,
@@ -265,11 +231,6 @@ def capacities(record: Record, machine: Machine) -> dict[str, int]:
     return found
 
 
-def cores_used(record: Record, machine: Machine) -> int:
-    """Physical cores of a CPU case: one for each thread as long as there are as many."""
-    return min(record.threads, len(machine.cores) or record.threads)
-
-
 def is_mixture(record: Record, machine: Machine) -> bool:
     """True where the working set is not well inside one level: under 4 LLC in DRAM, or 0.75x to 4x of a capacity."""
     if record.figure.kind != "bandwidth" or not record.working_set:
@@ -296,7 +257,7 @@ def _detail(case: CaseSummary, roof: Roof, limits: Mapping[str, Limit], machine:
     )
     if case.clock_ghz and roof.unit in ("GB/s", "GFLOP/s", "GOP/s"):
         detail.per_cycle = roof.value / case.clock_ghz / cores_used(case.first, machine)
-    limit = _limit(case.first, limits)
+    limit = limit_of(case.first, limits)
     if limit and limit.unit == roof.unit:
         detail.share, detail.share_label = roof.value / limit.value, limit.label
     elif limit and detail.per_cycle:
@@ -304,21 +265,12 @@ def _detail(case: CaseSummary, roof: Roof, limits: Mapping[str, Limit], machine:
     return detail
 
 
-def _limit(record: Record, limits: Mapping[str, Limit]) -> Limit | None:
-    device = record.device
-    if record.figure.kind == "bandwidth" and record.figure.level == "DRAM":
-        return limits.get(f"{device} memory")
-    if record.figure.kind == "compute":
-        return limits.get(f"{device} {record.dtype} {record.isa}") or limits.get(f"{device} {record.dtype}")
-    return None
-
-
 # -------------------------------------------------------------------------------------------------------------- ridges
 
 
 def _ridges(study: Campaign, ceilings: Sequence[CaseSummary]) -> list[Ridge]:
     ridges = []
-    for peak in _peaks(ceilings):
+    for peak in peaks(ceilings):
         record = peak.first
         for roof in _bandwidths(record, ceilings):
             value, low, high = study.ratio(peak, roof)
@@ -328,18 +280,6 @@ def _ridges(study: Campaign, ceilings: Sequence[CaseSummary]) -> list[Ridge]:
                 unit=record.figure.unit.removeprefix("G").removesuffix("/s") + "/byte",
             ))  # fmt: skip
     return ridges
-
-
-def _peaks(ceilings: Iterable[CaseSummary]) -> list[CaseSummary]:
-    """The highest compute roof of each (domain, dtype, threads, ISA)."""
-    best: dict[tuple[object, ...], CaseSummary] = {}
-    for case in ceilings:
-        record = case.first
-        if record.figure.kind == "compute":
-            key = (domain(record), record.dtype, record.threads, record.isa)
-            if key not in best or _interval(case).value > _interval(best[key]).value:
-                best[key] = case
-    return list(best.values())
 
 
 def _bandwidths(peak: Record, ceilings: Iterable[CaseSummary]) -> list[CaseSummary]:
@@ -353,7 +293,7 @@ def _bandwidths(peak: Record, ceilings: Iterable[CaseSummary]) -> list[CaseSumma
             record.isa == peak.isa,
             record.dtype == peak.dtype,
             record.pages == peak.pages,
-            _interval(case).value,
+            case.interval.value,
         )
 
     for case in ceilings:
@@ -366,173 +306,3 @@ def _bandwidths(peak: Record, ceilings: Iterable[CaseSummary]) -> list[CaseSumma
         if key not in best or nearness(case) > nearness(best[key]):
             best[key] = case
     return sorted(best.values(), key=lambda case: (level_rank(case.first.figure.level), case.first.figure.op))
-
-
-# -------------------------------------------------------------------------------------------------------------- points
-
-
-def _points(
-    study: Campaign, kernels: Iterable[CaseSummary], ceilings: Sequence[CaseSummary]
-) -> tuple[list[Point], list[NotDrawn]]:
-    """Kernels with FLOPs and bytes and a compute roof of their dtype; the others with the reason."""
-    points, unplaced = [], []
-    for case in sorted(kernels, key=lambda case: case.first.case_id):
-        record = case.first
-        moved = record.bytes_compulsory or record.bytes_requested
-        if not record.flops or not moved:
-            unplaced.append(NotDrawn(record.case_id, f"no FLOP per byte: its figure is in {record.figure.unit}"))
-            continue
-        found = binding(case, ceilings)
-        if found is None:
-            unplaced.append(NotDrawn(record.case_id, f"no {record.dtype} roof with its placement and threads"))
-            continue
-        rate, scale = _flop_rate(case), 1e-9 * record.flops
-        interval = _interval(rate)
-        _, roof, factor = found
-        share, low, high = study.ratio(rate, roof)
-        points.append(Point(
-            case_id=record.case_id, name=record.kernel, device=root(record.device), domain=domain(record),
-            dtype=record.dtype, threads=record.threads, isa=record.isa, intensity=record.flops / moved,
-            value=interval.value * scale, low=interval.low * scale, high=interval.high * scale,
-            unit="GOP/s" if "int" in record.dtype else "GFLOP/s", roof=_roof_name(roof.first),
-            share=share * scale / factor, share_low=low * scale / factor, share_high=high * scale / factor,
-            flags=list(case.flags),
-        ))  # fmt: skip
-    return points, unplaced
-
-
-def _roof_name(record: Record) -> str:
-    return f"{record.figure.level}:{record.figure.op}" if record.figure.level else f"{record.dtype} {record.figure.op}"
-
-
-def _flop_rate(case: CaseSummary) -> CaseSummary:
-    """The case in calls per second, whatever its own unit."""
-    record, one = case.first, value_of(case.first.figure.unit, case.first.figure.amount, 1.0)
-    time = record.figure.unit in ("ns", "us")
-
-    def calls(value: float) -> float:
-        return one / value if time else value / one
-
-    old = _interval(case)
-    ends = sorted((calls(old.low) if old.low else 0.0, calls(old.high)))
-    interval = Interval(
-        value=calls(old.value), low=ends[0], high=ends[1], launches=old.launches, best=calls(old.best), scope=old.scope,
-        method=old.method,
-    )  # fmt: skip
-    values = {launch: calls(value) for launch, value in case.values.items()}
-    return msgspec.structs.replace(
-        case, estimate=msgspec.structs.replace(case.estimate, interval=interval, launch_values=values)
-    )
-
-
-def binding(case: CaseSummary, ceilings: Iterable[CaseSummary]) -> tuple[float, CaseSummary, float] | None:
-    """(attainable GFLOP/s, the roof that binds, GFLOP/s per unit of that roof) or None without a roof of its dtype."""
-    record = case.first
-    moved = record.bytes_compulsory or record.bytes_requested
-    if not record.flops or not moved:
-        return None
-    same = [c for c in ceilings if (domain(c.first), c.first.threads) == (domain(record), record.threads)]
-    peaks = [c for c in _peaks(same) if c.first.dtype == record.dtype and _reachable(c.first, record)]
-    if not peaks:
-        return None
-    peak = max(peaks, key=lambda c: _interval(c).value)
-    candidates = [(_interval(peak).value, peak, 1.0)]
-    level = record.figure.level
-    roofs = [c for c in same if c.first.figure.kind == "bandwidth" and c.first.figure.level == level]
-    roofs = [c for c in roofs if _reachable(c.first, record)]
-    if roofs:
-        fastest = max(roofs, key=lambda c: _interval(c).value)
-        factor = record.flops / moved
-        candidates.append((_interval(fastest).value * factor, fastest, factor))
-    return min(candidates, key=lambda candidate: candidate[0])
-
-
-def _reachable(roof: Record, kernel: Record) -> bool:
-    """True for a roof of the kernel's ISA, and for every roof where the kernel states none."""
-    return not kernel.isa or roof.isa == kernel.isa
-
-
-# -------------------------------------------------------------------------------------------------- impossible results
-
-
-def _level_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
-    """A level must not be slower than the next one out (nt stores are made for DRAM, and are slower in a cache)."""
-    groups: dict[tuple[object, ...], list[CaseSummary]] = {}
-    for case in ceilings:
-        record = case.first
-        if record.figure.kind == "bandwidth" and not record.figure.op.startswith("nt"):
-            key = (
-                domain(record),
-                record.dtype,
-                record.threads,
-                record.isa,
-                record.figure.op,
-                record.pages,
-                record.backend,
-            )
-            groups.setdefault(key, []).append(case)
-    tests = []
-    for group in groups.values():
-        group.sort(key=lambda case: level_rank(case.first.figure.level))
-        for inner, outer in pairwise(group):
-            if inner.first.figure.level == "shared" and outer.first.figure.level == "L1":
-                continue  # one memory under two names: either may be the faster
-            text = f"slower than {outer.first.figure.level}"
-            tests.append(excess(inner.first.case_id, text, outer, inner))
-    return tests
-
-
-def _isa_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
-    """A wider ISA level must not be slower than a narrower one."""
-    groups: dict[tuple[object, ...], list[CaseSummary]] = {}
-    for case in ceilings:
-        record = case.first
-        if record.figure.kind in ("bandwidth", "compute", "rate") and isa_rank(record.isa) >= 0:
-            figure = record.figure
-            key = (domain(record), record.dtype, record.threads, figure.level, figure.op, record.pages, record.backend,
-                   figure.kind, record.working_set)  # fmt: skip
-            groups.setdefault(key, []).append(case)
-    tests = []
-    for group in groups.values():
-        group.sort(key=lambda case: isa_rank(case.first.isa))
-        for narrow, wide in pairwise(group):
-            tests.append(excess(wide.first.case_id, f"slower than {narrow.first.isa}", narrow, wide))
-    return tests
-
-
-def _limit_tests(ceilings: Iterable[CaseSummary], limits: Mapping[str, Limit], machine: Machine) -> list[Excess]:
-    """Above the datasheet; for CPU peaks, above measured clock x FLOP/cycle x threads."""
-    tests = []
-    for case in ceilings:
-        limit = _limit(case.first, limits)
-        if limit is None:
-            continue
-        what = "datasheet" if limit.label == "datasheet" else "the derived peak"
-        if limit.unit == case.first.figure.unit:
-            tests.append(excess(case.first.case_id, f"above {what}", case, limit.value))
-        elif case.clocks:
-            scale = limit.value * cores_used(case.first, machine)
-            per_clock = {k: v / case.clocks.get(k, case.clock_ghz) / scale for k, v in case.values.items()}
-            shares = msgspec.structs.replace(case.estimate, launch_values=per_clock, interval=None)
-            relative = msgspec.structs.replace(case, estimate=shares)
-            tests.append(excess(case.first.case_id, f"above {what} at the measured clock", relative, 1.0))
-    return tests
-
-
-def _kernel_tests(kernels: Iterable[CaseSummary], ceilings: Sequence[CaseSummary]) -> list[Excess]:
-    """A kernel above its roof: then the roof is wrong."""
-    tests = []
-    for case in kernels:
-        found = binding(case, ceilings)
-        if found is None:
-            continue
-        _, roof, factor = found
-        scale = 1e-9 * case.first.flops / factor
-        rate = _flop_rate(case)
-        scaled = {launch: value * scale for launch, value in rate.values.items()}
-        old = _interval(rate)
-        interval = msgspec.structs.replace(old, low=old.low * scale, high=old.high * scale, value=old.value * scale)
-        estimate = msgspec.structs.replace(rate.estimate, launch_values=scaled, interval=interval)
-        above = msgspec.structs.replace(rate, estimate=estimate)
-        tests.append(excess(case.first.case_id, f"above its roof ({_roof_name(roof.first)})", above, roof))
-    return tests

@@ -9,7 +9,8 @@ from typing import Any
 
 from pykernels.analysis.common import isa_rank, level_rank
 from pykernels.analysis.intensity import Sweep
-from pykernels.analysis.roofline import Point, Ridge, Roof, Roofline
+from pykernels.analysis.points import Point
+from pykernels.analysis.roofline import Ridge, Roof, Roofline
 from pykernels.report.plot import INK, LEVEL_STYLE, MARKERS, OTHER_STYLE, Labels, halo, new_figure, plain_ticks, save
 from pykernels.units import format_value
 

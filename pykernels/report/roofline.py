@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from pykernels.analysis.hierarchy import Level
-from pykernels.analysis.roofline import Point, Ridge, Roof, RoofDetail, Roofline
+from pykernels.analysis.points import Point
+from pykernels.analysis.roofline import Ridge, Roof, RoofDetail, Roofline
 from pykernels.report.table import count, paragraph, percent, table, value_and_interval
 from pykernels.units import format_size
 

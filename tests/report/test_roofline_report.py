@@ -155,7 +155,7 @@ def test_a_single_dtype_keeps_the_name(tmp_path: Path) -> None:
 
 
 def test_svg_holds_every_roof_with_its_figure_as_text(answer: Roofline, tmp_path: Path) -> None:
-    path = draw(answer, tmp_path / "roof.svg")[0]
+    path = figure.draw_roofline(answer, "fp32", tmp_path / "roof.svg")
     said = " ".join("".join(node.itertext()) for node in ET.parse(path).iter() if node.tag.endswith("}text"))
     for roof in answer.roofs:
         if "mixture" in roof.flags:
@@ -168,7 +168,8 @@ def test_svg_holds_every_roof_with_its_figure_as_text(answer: Roofline, tmp_path
         assert name in said
 
 
-def test_the_same_run_draws_the_same_svg(answer: Roofline, tmp_path: Path) -> None:
+def test_the_same_run_draws_the_same_svg(tmp_path: Path) -> None:
+    answer = analyse([synthetic.run([bandwidth("DRAM", 40.0), compute(270.0), kernel("gemv", 16.0, 0.5)], noise=NOISE)])
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     first, second = (draw(answer, tmp_path / name / "roof.svg")[0].read_bytes() for name in ("a", "b"))
@@ -225,7 +226,8 @@ def test_one_launch_and_a_gpu_draw(tmp_path: Path) -> None:
 
 def test_scaling_is_drawn_from_three_thread_counts(tmp_path: Path) -> None:
     machine = synthetic.machine(cores=8)
-    answer = analyse([synthetic.run(typical((1, 2, 4, 8)), on=machine, noise=NOISE)])
+    specs = [spec for spec in typical((1, 4, 8)) if spec.dtype == "fp32" and spec.figure.op != "copy"]
+    answer = analyse([synthetic.run(specs, on=machine, noise=NOISE)])
     assert draw(answer, tmp_path / "roof.png")[-1].name == "roof-scaling.png"
 
 
