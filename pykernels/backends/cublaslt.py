@@ -50,9 +50,16 @@ class Choice(ctypes.Structure):
 
 
 def variants(problem: Problem) -> tuple[str, ...]:
-    """One per choice of the heuristic, where the type is known."""
-    known = problem.dtype in COMPUTE and len(problem.operands()) == 3
+    """One per choice of the heuristic, for plain products: one of them, unpadded, A as it is, C = A B or A B^T."""
+    plain = {"batch": 1, "pad": 0, "alpha": 1.0, "beta": 0.0}
+    as_asked = all(getattr(problem, name, usual) == usual for name, usual in plain.items())
+    known = problem.dtype in COMPUTE and len(problem.operands()) == 3 and as_asked and _order(problem)[0] == "n"
     return tuple(f"cublaslt:{number}" for number in range(ALGORITHMS)) if known else ()
+
+
+def _order(problem: Problem) -> str:
+    """Whether A and B are stored as they are multiplied ("n") or transposed ("t")."""
+    return str(getattr(problem, "transpose", "nt"))
 
 
 def open_library() -> Any:
@@ -67,7 +74,7 @@ def open_library() -> Any:
 
 
 class Matmul:
-    """C (m x n) = A (m x k) times B (k x n), or B^T with B (n x k): descriptors, layouts and the heuristic's choices."""
+    """C (m x n) = A (m x k) times B (k x n), or B^T with B (n x k): descriptors, layouts, the heuristic's choices."""
 
     def __init__(
         self, library: Any, dtype: str, types: tuple[str, str], shape: tuple[int, int, int], transposed: bool
@@ -158,8 +165,8 @@ class LtRunner:
 
     def __init__(self, session: CudaSession, problem: Problem, number: int) -> None:
         self.session, self.device = session, session.device
-        a, b, c = problem.operands()
-        (m, k), transposed = a.shape, b.shape != (a.shape[1], c.shape[1]) or problem.kernel == "tensor_gemm"
+        a, _, c = problem.operands()
+        (m, k), transposed = a.shape, _order(problem)[1] == "t"
         self.matmul = Matmul(open_library(), problem.dtype, (a.dtype, c.dtype), (m, c.shape[1], k), transposed)
         if number >= len(self.matmul.choices):
             raise PykernelsError(f"cuBLASLt offers {len(self.matmul.choices)} algorithms for this product")

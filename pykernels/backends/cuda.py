@@ -1,9 +1,9 @@
 """The CUDA backend: kernels of `csrc/cuda` on `gpu:N`, and what has none (link copies, launch floors, library GEMM).
 
-Modes of a placement: `` (steady: calls back to back in one span), `cold` (L2 overwritten before every call), `burst`
-(short samples with gaps), `sustained` (after a second of load), `closed` and `open` (requests, see `cuda_requests`). Launch
-paths: `` (a graph of calls), `plain`, `mapped` (plain, and what would cross the link is used where it lies).
-Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through
+Modes of a placement: `` or `steady` (calls back to back in one span), `cold` (L2 overwritten before every call),
+`burst` (short samples with gaps), `sustained` (after a second of load), `closed` and `open` (requests, see
+`cuda_requests`). Launch paths: `` (a graph of calls), `plain`, `mapped` (plain, and what would cross the link is used
+where it lies). Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through
 `cuda_driver.Device`.
 """
 

@@ -34,7 +34,6 @@ class Operands:
         self.buffers: dict[str, Buffer] = {}
         self.pinned: dict[str, Buffer] = {}
         self._copies: dict[str, Array] = {}
-        ends = session.ends
         try:
             for operand in self.operands:
                 self.buffers[operand.name] = self.device.alloc(_bytes(operand), self._memory(operand))
@@ -50,7 +49,7 @@ class Operands:
             raise
 
     def _memory(self, operand: Operand) -> Memory:
-        """Where an operand lives: the table as the ends say, what crosses the link in mapped memory if it is not copied."""
+        """Where an operand lives: the table as the ends say; what crosses the link uncopied, in mapped memory."""
         if operand.name == self.table:
             return self.session.ends.table
         crosses = self.session.ends.inputs_arrive if operand.role == "in" else self.session.ends.results_leave

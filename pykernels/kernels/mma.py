@@ -1,8 +1,8 @@
 """Rate of a GPU's tensor pipes by warp-level matrix multiply-accumulate, operands in registers.
 
 Every tile is D = depth A (B_0 + ... + B_3)^T: four independent chains of `depth` steps in one warp, added at the end.
-Where wider instructions exist (wgmma on 9.0, tcgen05 on 10.0) this is not the tensor peak: the library GEMM beside it is
-the envelope, and the two are printed apart. Sparse rates are not measured.
+Where wider instructions exist (wgmma on 9.0, tcgen05 on 10.0) this is not the tensor peak: the library GEMM beside it
+is the envelope, and the two are printed apart. Sparse rates are not measured.
 """
 
 from __future__ import annotations

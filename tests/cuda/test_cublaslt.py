@@ -14,6 +14,7 @@ from pykernels.backends import cublaslt
 from pykernels.backends.cuda import CudaSession
 from pykernels.errors import PykernelsError
 from pykernels.kernels import random as inputs
+from pykernels.kernels.gemm import Gemm
 from pykernels.kernels.tensor_gemm import TYPES, TensorGemm
 from pykernels.measure import verify
 from pykernels.model import Case, Implementation, Placement
@@ -35,6 +36,21 @@ def test_a_product_arrives_as_it_was_asked_for(fake_session: Callable[..., CudaS
     assert len(runner.sample(3, 2).samples_s) == 2
     assert runner.facts()["cublaslt"] == 130000
     runner.close()
+
+
+@pytest.mark.parametrize("transpose", ["nn", "nt"])
+def test_the_cpus_product_runs_unchanged(fake_session: Callable[..., CudaSession], transpose: str) -> None:
+    problem = Gemm(dtype="fp32", m=9, n=13, k=13, transpose=transpose)
+    assert cublaslt.variants(problem)
+    runner = fake_session().prepare(problem, Implementation("cuda", "", "cublaslt:0"))
+    assert verify.check_full(problem, runner) is None
+    runner.close()
+
+
+def test_products_that_it_does_not_take_have_no_variant() -> None:
+    assert cublaslt.variants(Gemm(dtype="fp32", m=9, n=13, k=13, transpose="tn")) == ()
+    assert cublaslt.variants(Gemm(dtype="fp32", m=9, n=13, k=13, beta=1.0)) == ()
+    assert cublaslt.variants(Gemm(dtype="int8", m=9, n=13, k=13)) == ()
 
 
 def test_an_algorithm_beyond_those_offered_is_refused(fake_session: Callable[..., CudaSession]) -> None:
