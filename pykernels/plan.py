@@ -60,7 +60,7 @@ def case_seconds(case: Case, sweep: Sweep) -> float:
     if not case.implementation.variant:
         backend = registry.backend(case.implementation.backend)
         candidates = len(backend.variants(case))
-        tune = (candidates * max(0.02, 6 * one_pass) + nbytes / PREPARE_BPS) if candidates > 1 else 0.0
+        tune = (candidates * max(0.02, 12 * one_pass) + nbytes / PREPARE_BPS) if candidates > 1 else 0.0
     return tune + visit * sweep.launches * sweep.rounds
 
 

@@ -23,8 +23,8 @@ from pykernels.errors import DeviceLost, PykernelsError
 from pykernels.measure import sampling, verify
 from pykernels.model import Case, Conditions, Crashed, Implementation, Machine, Outcome, Placement, Skipped, Wrong
 
-#: seconds spent timing one candidate in each of the two turns of the tuning pass
-TUNE_S = 0.008
+#: turns of the tuning pass, and samples of each candidate in a turn
+TUNE_TURNS, TUNE_SAMPLES = 3, 3
 
 
 class Open(msgspec.Struct, tag="open", tag_field="op"):
@@ -111,17 +111,18 @@ def _timed(case: Case, runner: Runner, message: Visit) -> Outcome:
 
 
 def tune(session: Session, message: Tune) -> Reply:
-    """Median seconds per call of each variant, candidates interleaved over two turns."""
+    """Seconds per call of each variant: the best of a few turns' medians, candidates interleaved."""
     case = registry.case_from_builtins(message.case)
-    settings = sampling.Settings(visit_s=TUNE_S, min_samples=5, max_samples=40)
     seconds: dict[str, list[float]] = {variant: [] for variant in message.variants}
-    for turn in (message.variants, message.variants[::-1]):
-        for variant in turn:
-            runner = session.prepare(
-                case.problem, Implementation(case.implementation.backend, case.implementation.isa, variant)
-            )
+    reps: dict[str, int] = {}
+    for turn in range(TUNE_TURNS):
+        for variant in message.variants[:: -1 if turn % 2 else 1]:
+            implementation = Implementation(case.implementation.backend, case.implementation.isa, variant)
+            runner = session.prepare(case.problem, implementation)
             try:
-                seconds[variant].append(median(sampling.collect(runner, settings).samples_s))
+                if variant not in reps:
+                    reps[variant] = sampling.calibrate(runner, sampling.Settings())
+                seconds[variant].append(median(runner.sample(reps[variant], TUNE_SAMPLES).samples_s))
             finally:
                 runner.close()
     return Reply(seconds={variant: min(values) for variant, values in seconds.items()})
