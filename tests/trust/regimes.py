@@ -60,6 +60,12 @@ REGIMES = {
     "10% slow visits, 1 visit": Regime(
         Law(launch_sd=0.01, visit_sd=0.003, sample_sd=0.01, rho=0.3, slow_share=0.1), visits=1
     ),
+    "a visit in 12 slow by 30%": Regime(
+        Law(launch_sd=0.005, visit_sd=0.003, sample_sd=0.01, rho=0.3, slow_share=0.08, slow_mean=0.3)
+    ),
+    "a visit in 12 slow by 30%, 1 visit": Regime(
+        Law(launch_sd=0.005, visit_sd=0.003, sample_sd=0.01, rho=0.3, slow_share=0.08, slow_mean=0.3), visits=1
+    ),
     "a sample in 5 preempted": Regime(Law(launch_sd=0.005, visit_sd=0.003, sample_sd=0.01), preempted=0.2),
     "a sample in 20 stalled unseen": Regime(
         Law(launch_sd=0.005, visit_sd=0.003, sample_sd=0.01, preempt_s=0.0005, preempt_seen=0.0), preempted=0.05
