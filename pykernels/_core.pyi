@@ -75,6 +75,10 @@ class Team:
     ) -> None:
         """Fill `count` elements by the counter-based generator (kernels/random.py is its equal)."""
 
+    def fill_cycle(self, arena: Arena, offset: int, blocks: int, rows: int, words: int, seed: int) -> None:
+        """One random cycle through the rows of each block; every word of a row is the next row's address
+        (kernels/cycle.py is its equal, in indices)."""
+
     def poison(self, arena: Arena, offset: int, bytes: int) -> None:
         """Fill with POISON."""
 

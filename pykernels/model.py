@@ -35,11 +35,13 @@ class Recipe(msgspec.Struct, frozen=True):
     """How an operand is filled: a distribution over a counter-based generator (element i depends on seed and i only).
 
     `uniform`: floating point in [low, high); `integers`: whole numbers in [low, high). `quantized`: rows of random bytes
-    that end in fp32 scale and bias (`random.write_row_tails`). `host`: Problem.host_input(name) computes it with NumPy (index
-    streams, offsets). The generator is in `kernels/random.py` and `csrc/cpu/random.h`.
+    that end in fp32 scale and bias (`random.write_row_tails`). `cycle`: int64 (blocks, rows, words), in each block one random
+    cycle through its rows (`kernels/cycle.py`); every word of a row is the next row's index or, on the native backend, its
+    address. `host`: Problem.host_input(name) computes it with NumPy (index streams, offsets). The generator is in
+    `kernels/random.py` and `csrc/cpu/random.h`.
     """
 
-    distribution: Literal["uniform", "integers", "quantized", "host"] = "uniform"
+    distribution: Literal["uniform", "integers", "quantized", "cycle", "host"] = "uniform"
     seed: int = 0
     low: float = 0.5
     high: float = 1.5
@@ -158,6 +160,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     def facts(self) -> dict[str, Any]:
         """What of the problem a record keeps beside its parameters (statistics of its indices, byte counts)."""
+        return {}
+
+    def facts(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, float]:
+        """What a record keeps of the outputs that timed calls left (a background rate): numbers by name. A backend gives
+        the median over the visit's batches of samples."""
         return {}
 
     def small(self) -> Problem:

@@ -10,6 +10,7 @@
 
 #include "arena.h"
 #include "build_info.h"
+#include "cycle.h"
 #include "isa.h"
 #include "random.h"
 #include "timed.h"
@@ -95,6 +96,23 @@ void fill_arena(Team& team, Arena& arena, int64_t offset, int64_t count, const s
     int64_t lo, hi;
     pk_share(count, int64_t(kPage / size), tid, t.threads(), &lo, &hi);
     fill(p, dtype, d, lo, hi);
+  });
+}
+
+// Fills `blocks` blocks of `rows` rows: in each, one random cycle; every word of a row is the address of the next row. A
+// block is written by the thread that owns it.
+void fill_cycle(Team& team, Arena& arena, int64_t offset, int64_t blocks, int64_t rows, int64_t words, uint64_t seed) {
+  if (blocks < 1 || rows < 1 || words < 1) throw py::value_error("a cycle needs at least one row of one word");
+  char* p = inside(arena, offset, blocks * rows * words * 8);
+  const Cycle cycle{uint64_t(rows), seed};
+  team.run([&](Team& t, int tid) {
+    int64_t lo, hi;
+    pk_share(blocks, 1, tid, t.threads(), &lo, &hi);
+    for (int64_t block = lo; block < hi; ++block) {
+      uint64_t* base = reinterpret_cast<uint64_t*>(p) + block * rows * words;
+      for (int64_t row = 0; row < rows; ++row)
+        std::fill_n(base + row * words, words, reinterpret_cast<uint64_t>(base + int64_t(cycle.next(uint64_t(row))) * words));
+    }
   });
 }
 
@@ -204,6 +222,8 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("cpus", &Team::cpus)
       .def("fill", &fill_arena, py::arg("arena"), py::arg("offset"), py::arg("count"), py::arg("dtype"),
            py::arg("integers"), py::arg("seed"), py::arg("low"), py::arg("high"), Free())
+      .def("fill_cycle", &fill_cycle, py::arg("arena"), py::arg("offset"), py::arg("blocks"), py::arg("rows"),
+           py::arg("words"), py::arg("seed"), Free())
       .def("poison", &poison_arena, py::arg("arena"), py::arg("offset"), py::arg("bytes"), Free())
       .def("run", [](Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
                      std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps) {

@@ -43,7 +43,7 @@ inline uint16_t to_fp16(float f) {
 }
 
 struct Distribution {
-  bool integers;  // whole numbers in [low, high), else floating point in [low, high)
+  bool integers;  // whole numbers in [low, high) (also stored as fp64 or fp32), else floating point in [low, high)
   uint64_t seed;
   double low, high;
 };
@@ -111,6 +111,8 @@ inline bool fill(void* p, const std::string& dtype, const Distribution& d, int64
     if (dtype == "uint8") return fill_integers(static_cast<uint8_t*>(p), d, lo, hi), true;
     if (dtype == "int32") return fill_integers(static_cast<int32_t*>(p), d, lo, hi), true;
     if (dtype == "int64") return fill_integers(static_cast<int64_t*>(p), d, lo, hi), true;
+    if (dtype == "fp64") return fill_integers(static_cast<double*>(p), d, lo, hi), true;
+    if (dtype == "fp32") return fill_integers(static_cast<float*>(p), d, lo, hi), true;
     if (dtype == "int4") return fill_int4(static_cast<uint8_t*>(p), d, lo, hi), true;
     return false;
   }

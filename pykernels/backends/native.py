@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pykernels.errors import UsageError
@@ -184,6 +185,9 @@ class NativeSession:
         if recipe.distribution == "host":
             np.copyto(buffers.view(operand), problem.host_input(operand.name))
             return
+        if recipe.distribution == "cycle":
+            self.team.fill_cycle(buffers.arena, buffers.offsets[operand], *operand.shape, recipe.seed)
+            return
         count = int(np.prod(operand.shape, dtype=np.int64))
         whole, low, high = recipe.distribution != "uniform", recipe.low, recipe.high
         if recipe.distribution == "quantized":
@@ -240,6 +244,7 @@ class NativeRunner:
         self._entry = entry
         self._buffers = buffers
         self._passes = 0  # timed so far: where rotating passes go on
+        self._seen: dict[str, list[float]] = {}  # the problem's own facts, after each batch of samples
         base = buffers.arena.address
         pointers = [base + buffers.offsets[operand] for operand in self._operands]
         self._call = (
@@ -276,15 +281,18 @@ class NativeRunner:
         """Timed samples, each `reps` calls on every thread of the team."""
         seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
         self._passes += reps * count
+        for name, value in self._problem.facts(self.outputs()).items():
+            self._seen.setdefault(name, []).append(value)
         return Samples(
             samples_s=seconds, cpu_over_wall=ratio, involuntary_switches=switches, clock_ghz=clock, start_skew_s=skew,
             reps=reps,
         )  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
-        """ISA level that ran, compiler, and the share of the arena that lies on huge pages."""
+        """ISA level that ran, compiler, the problem's own facts, and the share of the arena that lies on huge pages."""
         share = huge_page_share(self._buffers.arena.address, self._buffers.arena.bytes)
         facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
+        facts |= {name: median(values) for name, values in self._seen.items()}
         return facts if share is None else {**facts, "huge_page_share": share}
 
     def close(self) -> None:

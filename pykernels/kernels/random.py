@@ -46,6 +46,8 @@ def values(recipe: Recipe, dtype: str, indices: Array) -> Array:
     """
     if recipe.distribution == "uniform" and dtype in _FLOATS:
         return _uniform(recipe, dtype, indices)
+    if recipe.distribution == "integers" and dtype in ("fp64", "fp32"):  # whole numbers, stored as floating point
+        return _integers(recipe, f"int{_BITS[dtype]}", indices).astype(storage(dtype))
     if recipe.distribution == "integers" and dtype in _BITS and dtype not in _FLOATS:
         return _integers(recipe, dtype, indices)
     raise ValueError(f"no {recipe.distribution} fill of dtype {dtype}")
@@ -70,6 +72,11 @@ def array(operand: Operand) -> Array:
         )
         write_row_tails(table, operand.recipe)
         return table
+    if operand.recipe.distribution == "cycle":
+        from pykernels.kernels.cycle import Cycle
+
+        following = Cycle(operand.shape[1], operand.recipe.seed).successors().astype(np.int64)
+        return np.ascontiguousarray(np.broadcast_to(following[None, :, None], operand.shape))
     flat = values(operand.recipe, operand.dtype, np.arange(count))
     if operand.dtype == "int4":
         flat = narrow(flat, "int4")
