@@ -75,22 +75,26 @@ class Scratch {
   void* reserve(int64_t bytes) {
     if (bytes <= bytes_) return p_;
     release();
-    const int64_t want = (bytes + 4095) / 4096 * 4096;
-    void* p = mmap(nullptr, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Huge pages where there is room for one: panels of a product span more 4 KiB pages than a TLB holds.
+    const int64_t page = bytes >= kHuge ? kHuge : 4096, want = (bytes + page - 1) / page * page;
+    void* p = mmap(nullptr, want + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    memset(p, 0x5A, want);
-    p_ = p, bytes_ = want;
+    base_ = p, mapped_ = want + page;
+    p_ = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + page - 1) / page * page), bytes_ = want;
+    if (page == kHuge) madvise(p_, want, MADV_HUGEPAGE);
+    memset(p_, 0x5A, want);
     return p_;
   }
   int64_t bytes() const { return bytes_; }
 
  private:
+  static constexpr int64_t kHuge = 2 << 20;
   void release() {
-    if (p_) munmap(p_, bytes_);
-    p_ = nullptr, bytes_ = 0;
+    if (base_) munmap(base_, mapped_);
+    base_ = p_ = nullptr, bytes_ = mapped_ = 0;
   }
-  void* p_ = nullptr;
-  int64_t bytes_ = 0;
+  void *base_ = nullptr, *p_ = nullptr;
+  int64_t bytes_ = 0, mapped_ = 0;
 };
 
 class Team {

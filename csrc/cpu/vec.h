@@ -360,6 +360,19 @@ PK_VEC i32v dot_u8s8(i32v acc, i32v a, i32v b) {
 #define PK_HAS_INT8_DOT 0
 #endif
 
+// acc[i] += a[2i] b[2i] + a[2i+1] b[2i+1] of signed 16-bit pairs, exactly.
+PK_VEC i32v dot_s16(i32v acc, i32v a, i32v b) {
+#if defined(__AVX512BW__)
+  return acc + (i32v)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return acc + (i32v)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return acc + (i32v)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  return acc + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
 // ---------------------------------------------------------------------------------------------------- AMX tiles
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
