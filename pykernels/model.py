@@ -162,7 +162,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         """What of the problem a record keeps beside its parameters (statistics of its indices, byte counts)."""
         return {}
 
-    def facts(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, float]:
+    def measured(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, float]:
         """What a record keeps of the outputs that timed calls left (a background rate): numbers by name. A backend gives
         the median over the visit's batches of samples."""
         return {}

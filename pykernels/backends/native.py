@@ -281,7 +281,7 @@ class NativeRunner:
         """Timed samples, each `reps` calls on every thread of the team."""
         seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
         self._passes += reps * count
-        for name, value in self._problem.facts(self.outputs()).items():
+        for name, value in self._problem.measured(self.outputs()).items():
             self._seen.setdefault(name, []).append(value)
         return Samples(
             samples_s=seconds, cpu_over_wall=ratio, involuntary_switches=switches, clock_ghz=clock, start_skew_s=skew,
