@@ -158,7 +158,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         """Calls after which every output has been written (passes may rotate over parts of the operands)."""
         return 1
 
-    def facts(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """What of the problem a record keeps beside its parameters (statistics of its indices, byte counts)."""
         return {}
 

@@ -78,7 +78,7 @@ def visit(session: Session, message: Visit) -> Reply:
         before = noise.snapshot()
         outcome = _timed(case, runner, message)
         conditions = noise.conditions(before, noise.snapshot())
-        facts = {**case.problem.facts(), **runner.facts()}
+        facts = {**case.problem.about(), **runner.facts()}
         conditions.huge_page_share = facts.pop("huge_page_share", None)
         conditions.energy_j = facts.pop("energy_j", None)
         conditions.facts = facts

@@ -166,7 +166,7 @@ class Lookup(Problem, frozen=True, kw_only=True):
         """Rows are exact in fp32; scale * q + bias rounds three times."""
         return Tolerance(relative=3 * 2.0**-24 if self.dtype in QUANTISED else 0.0)
 
-    def facts(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """Sizes, the four byte counts, the generator, and what the indices of all sets did; `warm` where too few
         distinct rows pass to leave the caches."""
         traffic = self.traffic()
@@ -327,9 +327,9 @@ class EmbeddingBag(Lookup, frozen=True, kw_only=True):
             return float(len(np.unique(_trace(self.trace, sum(self.rows)).indices)))
         return super().expected_unique()
 
-    def facts(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """Those of any lookup, with the mean pooling."""
-        found = {**super().facts(), "pooling": self.lookups / max(1, self.bags)}
+        found = {**super().about(), "pooling": self.lookups / max(1, self.bags)}
         return {**found, "generator": "trace", "alpha": None, "seed": None} if self.trace else found
 
     def flops(self) -> float:
