@@ -25,6 +25,8 @@ from pykernels.model import Case, Conditions, Crashed, Implementation, Machine, 
 
 #: turns of the tuning pass, and samples of each candidate in a turn
 TUNE_TURNS, TUNE_SAMPLES = 3, 3
+#: least length of such a sample
+TUNE_SAMPLE_S = 1e-3
 
 
 class Open(msgspec.Struct, tag="open", tag_field="op"):
@@ -121,7 +123,7 @@ def tune(session: Session, message: Tune) -> Reply:
             runner = session.prepare(case.problem, implementation)
             try:
                 if variant not in reps:
-                    reps[variant] = sampling.calibrate(runner, sampling.Settings())
+                    reps[variant] = sampling.calibrate(runner, max(TUNE_SAMPLE_S, sampling.shortest_sample_s()))
                 seconds[variant].append(median(runner.sample(reps[variant], TUNE_SAMPLES).samples_s))
             finally:
                 runner.close()
