@@ -403,6 +403,6 @@ def test_on_a_machine_that_is_always_busy_cases_are_disturbed_and_draw_no_roof(t
     words = ("run", "quick", "--simulate", path, "-o", tmp_path / "run.jsonl", "--no-picture", "--quiet", "--json")
     assert command(monkeypatch, *words) == 0  # some visits were lucky
     answer = json.loads(capsys.readouterr().out)
-    assert answer["disturbed"] > 30
+    assert answer["disturbed"] > 2 * answer["measured"]
     reasons = [entry["reason"] for entry in answer["roofline"]["not_drawn"]]
-    assert sum(reason.startswith("disturbed: ") for reason in reasons) > 15
+    assert any(reason.startswith("disturbed: ") for reason in reasons)
