@@ -202,3 +202,13 @@ PK_DEV void pk_consume(unsigned long long x) {
   (void)x;
 #endif
 }
+
+// Makes a value one that the compiler knows nothing about: what is computed from it must be computed anew, and what led to it
+// must have been computed.
+#if PK_PTX
+PK_DEV void pk_opaque(float& x) { asm volatile("" : "+f"(x)); }
+PK_DEV void pk_opaque(double& x) { asm volatile("" : "+d"(x)); }
+PK_DEV void pk_opaque(int& x) { asm volatile("" : "+r"(x)); }
+#else
+template <class T> PK_DEV void pk_opaque(T&) {}
+#endif

@@ -2,7 +2,7 @@
 //
 // Operands are those of the CPU's fma; the GPU writes the chain: x (in: one unit's start values), a, b (in; their first
 // groups are dp4a's factors), chain (out: units x x). dims: units. scalars: m, c. Each element goes 1024 steps of
-// y = y m + c (int8: y += a0 . b0). One block a unit, 15 independent chains a thread, all in registers.
+// y = y m + c (int8: y += a0 . b0). One block a unit, 15 independent chains a thread, all in registers; passes are made inside.
 #include "common.cuh"
 
 enum { CHAINS = 15, STEPS = 1024 };
@@ -12,12 +12,17 @@ template <class T, class F> PK_DEV void fma_chain(const pk_args& a, F f) {
   const T* x = (const T*)a.ptr[0];
   T* out = (T*)a.ptr[3] + (pk_int)blockIdx.x * blockDim.x * CHAINS;
   T y[CHAINS];
+#pragma unroll 1
+  for (pk_int r = 0; r < a.reps; ++r) {
 #pragma unroll
-  for (int j = 0; j < CHAINS; ++j) y[j] = x[threadIdx.x + j * blockDim.x];
+    for (int j = 0; j < CHAINS; ++j) pk_opaque(y[j] = x[threadIdx.x + j * blockDim.x]);
 #pragma unroll 8
-  for (int step = 0; step < STEPS; ++step)
+    for (int step = 0; step < STEPS; ++step)
 #pragma unroll
-    for (int j = 0; j < CHAINS; ++j) y[j] = f(y[j]);
+      for (int j = 0; j < CHAINS; ++j) y[j] = f(y[j]);
+#pragma unroll
+    for (int j = 0; j < CHAINS; ++j) pk_opaque(y[j]);
+  }
 #pragma unroll
   for (int j = 0; j < CHAINS; ++j) out[threadIdx.x + j * blockDim.x] = y[j];
 }
@@ -43,6 +48,6 @@ PK_DEV void fma_int8(const pk_args& args) {
 }
 
 // Threads times CHAINS is one unit: 3840 elements of 4 bytes, 1920 of 8.
-PK_ENTRY(fma, , fp64, chain15, 75, 128, ITEMS(0, 1), none, (fma_float<double>(a)))
-PK_ENTRY(fma, , fp32, chain15, 75, 256, ITEMS(0, 1), none, (fma_float<float>(a)))
-PK_ENTRY(fma, , int8, dp4a15, 75, 256, ITEMS(0, 1), ptx, (fma_int8(a)))
+PK_ENTRY(fma, , fp64, chain15, 75, 128, ITEMS(0, 1), loop, (fma_float<double>(a)))
+PK_ENTRY(fma, , fp32, chain15, 75, 256, ITEMS(0, 1), loop, (fma_float<float>(a)))
+PK_ENTRY(fma, , int8, dp4a15, 75, 256, ITEMS(0, 1), loop | ptx, (fma_int8(a)))

@@ -61,7 +61,7 @@ def test_stream_with_more_threads_than_elements(fake_session: Opener) -> None:
 
 @pytest.mark.parametrize("lines", [1, 100, 4099])
 def test_chase(fake_session: Opener, lines: int) -> None:
-    problem = Chase(dtype="int64", lines=lines, steps=1003)
+    problem = Chase(dtype="int64", lines=lines, steps=1003, units=3)
     for variant in variants_of(problem):
         check(fake_session(), problem, variant)
 
