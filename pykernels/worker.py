@@ -20,7 +20,7 @@ import msgspec
 from pykernels import registry
 from pykernels.backends.base import Backend, Runner, Session
 from pykernels.errors import DeviceLost, PykernelsError
-from pykernels.measure import sampling, verify
+from pykernels.measure import clock, sampling, verify
 from pykernels.model import Case, Conditions, Crashed, Implementation, Machine, Outcome, Placement, Skipped, Wrong
 
 #: turns of the tuning pass, and samples of each candidate in a turn
@@ -123,7 +123,7 @@ def tune(session: Session, message: Tune) -> Reply:
             runner = session.prepare(case.problem, implementation)
             try:
                 if variant not in reps:
-                    reps[variant] = sampling.calibrate(runner, max(TUNE_SAMPLE_S, sampling.shortest_sample_s()))
+                    reps[variant] = sampling.calibrate(runner, max(TUNE_SAMPLE_S, clock.shortest_sample_s()))
                 seconds[variant].append(median(runner.sample(reps[variant], TUNE_SAMPLES).samples_s))
             finally:
                 runner.close()

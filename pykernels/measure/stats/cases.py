@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from pykernels.measure.sampling import CONTENDED
 from pykernels.measure.stats.intervals import (
     Interval,
     launch_interval,
@@ -24,7 +25,6 @@ from pykernels.units import higher_is_better, value_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLEAN = 0.98  #: a thread that had less CPU time per wall time than this was contended in that sample
 SITTING_GAP_S = 3600.0  #: sittings that start nearer to each other than this are one sitting
 _UNSTEADY = 0.01  #: half width under which a point is steady enough, whatever its launches say
 
@@ -66,9 +66,9 @@ def clean_mask(samples_s: NDArray[np.float64], cpu_over_wall: Sequence[float]) -
     good = np.isfinite(samples_s) & (samples_s > 0)
     ratio = np.asarray(cpu_over_wall, dtype=np.float64)
     if ratio.size == samples_s.size:
-        good &= ratio >= CLEAN
+        good &= ratio >= CONTENDED
     elif ratio.size:
-        good[: ratio.size] &= ratio[: samples_s.size] >= CLEAN
+        good[: ratio.size] &= ratio[: samples_s.size] >= CONTENDED
     return good
 
 
@@ -76,7 +76,7 @@ def _plainly_clean(samples_s: Sequence[float], cpu_over_wall: Sequence[float]) -
     """What most visits are, told without making arrays."""
     if not samples_s or min(samples_s) <= 0 or not math.isfinite(sum(samples_s)):
         return False
-    return not cpu_over_wall or min(cpu_over_wall) >= CLEAN
+    return not cpu_over_wall or min(cpu_over_wall) >= CONTENDED
 
 
 def visit_of(
