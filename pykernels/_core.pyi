@@ -1,7 +1,8 @@
 """Native kernels of pykernels: ISA levels, arena, pinned team, timed loop (csrc/bind/module.cpp)."""
 
-from collections.abc import Buffer
 from typing import TypedDict
+
+from typing_extensions import Buffer
 
 COMPILER: str
 """Name and version of the compiler that built the module and the level libraries."""

@@ -5,7 +5,6 @@ tells: regimes, warm-up, change points, variance split. `cases`: from a case's r
 """
 
 from pykernels.measure.stats.cases import (
-    CLEAN,
     SITTING_GAP_S,
     Estimate,
     Visit,
@@ -42,7 +41,6 @@ from pykernels.measure.stats.series import (
 )
 
 __all__ = [
-    "CLEAN",
     "SITTING_GAP_S",
     "Budget",
     "Estimate",
