@@ -229,7 +229,7 @@ def _roof_study(kernel: str, case: Case, bound: Bound) -> dict[str, Any]:
     gpu = place.device.startswith("gpu")
     study: dict[str, Any] = {"kernel": kernel, "backend": ["cuda" if gpu else "native"], "on": [place.device]}
     study |= {} if gpu else {"threads": [place.threads], "pages": [place.pages]}
-    options = {"memory": place.memory, "mode": place.mode, "launch": place.launch, "ends": place.ends}
+    options = {"memory": place.memory, "timing": place.mode, "launch": place.launch, "ends": place.ends}
     study |= {key: [value] for key, value in options.items() if value}
     asked = {"op": bound.op, "level": bound.level}
     for key, spec in registry.family(kernel).keys.items():

@@ -10,7 +10,7 @@ import msgspec
 
 from pykernels import patterns, registry
 from pykernels.errors import UsageError
-from pykernels.machine.placement import NoSuchLevel, cpus_for, space_for, threads_default
+from pykernels.machine.placement import NoSuchLevel, cpus_for, devices, space_for, threads_default
 from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped, Space
 from pykernels.sweep import PLACE_KEYS, Sweep
 
@@ -91,8 +91,8 @@ def _expand(study: dict[str, Any], plan: Plan, where: str) -> Iterator[Case]:
     family = registry.family(study["kernel"], where=where)
     keys = family.keys.items()
     values = {key: study.get(key, list(spec.default)) for key, spec in keys if key in study or spec.default}
-    implementations = _implementations(study, plan.machine)
-    for placement in _placements(study, plan.machine, where):
+    for placement in _placements(study, plan, where):
+        implementations = _implementations(study, placement, plan.machine)
         space = space_for(plan.machine, placement.device, placement.threads, dram_factor=plan.sweep.dram_factor)
         for combination in _products(values):
             problem = _problem(family, combination, space, where, plan)
@@ -127,9 +127,10 @@ def why_not(case: Case, machine: Machine) -> Skipped | None:
     return None
 
 
-def _placements(study: dict[str, Any], machine: Machine, where: str) -> list[Placement]:
+def _placements(study: dict[str, Any], plan: Plan, where: str) -> list[Placement]:
+    machine = plan.machine
     fields = {
-        "device": study.get("on", ["cpu"]),
+        "device": [device for name in study.get("on", ["cpu"]) for device in _devices(str(name), plan)],
         "threads": study.get("threads", ["all"]),
         **{field: study[key] for field, key in _PLACE_FIELDS.items() if key in study},
     }
@@ -151,13 +152,32 @@ def _placements(study: dict[str, Any], machine: Machine, where: str) -> list[Pla
     return list(dict.fromkeys(placements))
 
 
-_PLACE_FIELDS = {"pages": "pages", "memory": "memory", "mode": "mode", "launch": "launch", "ends": "ends"}
+_PLACE_FIELDS = {"pages": "pages", "memory": "memory", "mode": "timing", "launch": "launch", "ends": "ends"}
 assert set(_PLACE_FIELDS.values()) <= set(PLACE_KEYS)
 
 
-def _implementations(study: dict[str, Any], machine: Machine) -> list[Implementation]:
+#: all devices of a kind -> how their names begin
+_PLURALS = {"nodes": "cpu:", "l3s": "cpu:l3.", "sockets": "cpu:socket.", "gpus": "gpu:"}
+
+
+def _devices(name: str, plan: Plan) -> list[str]:
+    """The device itself, or every device of this machine that a plural stands for; none of them is noted."""
+    if name not in _PLURALS:
+        return [name]
+    known = [device for device in devices(plan.machine) if device.rstrip("0123456789") == _PLURALS[name]]
+    note = f'on = "{name}": this machine shows none'
+    if not known and note not in plan.absent:
+        plan.absent.append(note)
+    return known
+
+
+def _implementations(study: dict[str, Any], placement: Placement, machine: Machine) -> list[Implementation]:
+    """Implementations of a study for a placement: those backends that run on such a device, by default its own one."""
+    kind = "gpu" if placement.device.startswith("gpu") else "cpu"
     found = []
-    for name in study.get("backend", ["native"]):
+    for name in study.get("backend", ["cuda" if kind == "gpu" else "native"]):
+        if kind not in getattr(registry.backend(name), "kinds", ("cpu",)):
+            continue
         levels = registry.backend(name).isas(machine)
         for isa in _isas(study.get("isa", ["best"]), levels):
             found += [Implementation(backend=name, isa=isa, variant=v) for v in study.get("variant", [""])]

@@ -23,21 +23,22 @@ FORMAT = 1
 #: Study keys that say how and where, not what; every family has them.
 PLACE_KEYS: dict[str, str] = {
     "kernel": "kernel family",
-    "backend": "backends, default native",
+    "backend": "backends; default: native on CPUs, cuda on GPUs",
     "isa": 'ISA levels: "best" (default), "all", or names',
     "variant": "implementation variants; default: chosen in the tuning pass",
-    "on": 'devices: "cpu" (default), "cpu:N", "cpu:l3.N", "cpu:socket.N", "cpu:core.N", "gpu:N"',
+    "on": 'devices: "cpu" (default), "cpu:N", "cpu:l3.N", "cpu:socket.N", "cpu:core.N", "gpu:N", or all '
+    'there are of a kind: "nodes", "l3s", "sockets", "gpus"',
     "threads": 'thread counts: integers or "all" (default: one per physical core)',
     "pages": '"huge" (default) or "4k"',
     "memory": "NUMA node that holds the operands; default: the device's own",
-    "mode": 'GPU timing: "steady", "cold", "burst", "sustained", or requests: "closed", "open"',
+    "timing": 'GPU timing: "steady", "cold", "burst", "sustained", or requests: "closed", "open"',
     "launch": 'GPU launch path: "plain", "graph", "mapped", "persistent"',
     "ends": "where table, indices and results of lookups live: C0, C1, G0 to G5",
 }
 
 _CHOICES = {
     "pages": ("huge", "4k"),
-    "mode": ("steady", "cold", "burst", "sustained", "closed", "open"),
+    "timing": ("steady", "cold", "burst", "sustained", "closed", "open"),
     "launch": ("plain", "graph", "mapped", "persistent"),
 }
 

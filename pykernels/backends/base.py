@@ -57,7 +57,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A technology that runs kernels."""
+    """A technology that runs kernels. One that runs elsewhere than on CPUs says so: `kinds = ("gpu",)`."""
 
     name: str
 

@@ -97,6 +97,7 @@ class CudaBackend:
     """See the module."""
 
     name = "cuda"
+    kinds = ("gpu",)
 
     def __init__(self, open_device: Callable[[int], Device] = CupyDevice) -> None:
         self.open_device = open_device

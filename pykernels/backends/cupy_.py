@@ -153,6 +153,7 @@ class CupyBackend:
     """See the module."""
 
     name = "cupy"
+    kinds = ("gpu",)
 
     def skip(self, case: Case, machine: Machine) -> Skipped | None:
         """No GPU, no CuPy, or no expression for it."""

@@ -147,6 +147,7 @@ class NumbaCudaBackend:
     """See the module."""
 
     name = "numba_cuda"
+    kinds = ("gpu",)
 
     def skip(self, case: Case, machine: Machine) -> Skipped | None:
         """No GPU, no numba-cuda, or no kernel for it."""
