@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Cli, Measured
+from command import SMALL, Cli, Measured
 
 
 def refused(result: subprocess.CompletedProcess[str], says: str, code: int = 2) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
+from command import Cli
 
 SWEEP = """
 pykernels = 1

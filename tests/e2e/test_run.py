@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import COMMAND, Cli, Measured
+from command import COMMAND, Cli, Measured
 
 
 def test_a_run_prints_its_roofline_and_says_where_everything_is(measured: Measured) -> None:

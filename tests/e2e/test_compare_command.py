@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import Cli, Measured
+from command import Cli, Measured
 
 
 def test_a_run_is_the_same_as_itself(measured: Measured, cli: Cli) -> None:
