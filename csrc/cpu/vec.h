@@ -221,6 +221,15 @@ PK_VEC void store_bf16(uint16_t* p, f32v v) {
   store_u16(p, v == v ? rounded : (bits >> 16 | 0x40));  // NaN stays NaN
 }
 
+// The same by the level's own instruction where it has one: subnormals may become zero.
+PK_VEC void store_bf16_quick(uint16_t* p, f32v v) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  store_bf16(p, v);
+#endif
+}
+
 PK_VEC f32v load_fp16(const uint16_t* p) {
 #if PK_VECTOR_BYTES == 64
   return (f32v)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
