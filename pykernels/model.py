@@ -48,13 +48,17 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Operand(msgspec.Struct, frozen=True):
-    """One array of a call. `dtype` is its storage type (bf16 travels as 16-bit patterns, int4 as packed bytes)."""
+    """One array of a call. `dtype` is its storage type (bf16 travels as 16-bit patterns, int4 as packed bytes).
+
+    `shared`: an input that a worker may fill once at its largest and lend to every problem of the same dtype and recipe,
+    since element i depends on the recipe and i only (lookup tables of gigabytes)."""
 
     name: str
     role: Role
     shape: tuple[int, ...]
     dtype: str
     recipe: Recipe = Recipe()
+    shared: bool = False
 
 
 class Traffic(msgspec.Struct, frozen=True):

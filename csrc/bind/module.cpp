@@ -12,6 +12,7 @@
 #include "build_info.h"
 #include "cycle.h"
 #include "isa.h"
+#include "loops.h"
 #include "random.h"
 #include "timed.h"
 
@@ -147,6 +148,58 @@ py::tuple sample(Team& team, const Library& library, int64_t index, const std::v
   return py::make_tuple(s.seconds, s.cpu_over_wall, s.switches, s.clock, s.skew);
 }
 
+// Nanoseconds of each of `calls` requests, then the lowest thread's CPU time over wall time and all involuntary switches.
+// Thread 0 of the team is the server: it takes a request, starts the others at a barrier, does its share of the pass, and
+// has answered when all have met again. Poisson arrivals of `rate` a second; rate 0: one in flight.
+py::tuple serve(Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
+                std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t calls, int64_t first,
+                double rate, uint64_t seed) {
+  if (calls < 1 || rate < 0) throw py::value_error("calls are at least 1, a rate is not below 0");
+  const pk_entry& entry = library.runnable(index);
+  const Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
+  std::vector<int64_t> latency, switches(team.threads());
+  std::vector<double> share(team.threads());
+  {
+    py::gil_scoped_release free;
+    reserve_scratch(team, entry, call);
+    team.counter() = 0;
+    int64_t number = first;  // written by thread 0 between two barriers
+    bool over = false;
+    team.run([&](Team& t, int tid) {
+      const pk_team view = t.view(tid);
+      auto pass = [&] {
+        t.barrier().wait();
+        if (over) return false;
+        const pk_call c = call.at(1, number);
+        entry.run(&c, &view);
+        t.barrier().wait();
+        return true;
+      };
+      int64_t wall = -now_ns(), cpu = -now_ns(CLOCK_THREAD_CPUTIME_ID);
+      switches[tid] = -involuntary_switches();
+      if (tid == 0) {
+        auto request = [&] {
+          pass();
+          t.counter() = 0;
+          ++number;
+        };
+        latency = rate > 0 ? open_loop(request, calls, rate, seed) : closed_loop(request, calls);
+        over = true;
+        pass();
+      } else {
+        while (pass()) {
+        }
+      }
+      wall += now_ns(), cpu += now_ns(CLOCK_THREAD_CPUTIME_ID);
+      share[tid] = double(cpu) / double(std::max<int64_t>(1, wall));
+      switches[tid] += involuntary_switches();
+    });
+  }
+  int64_t all = 0;
+  for (int64_t n : switches) all += n;
+  return py::make_tuple(latency, *std::min_element(share.begin(), share.end()), all);
+}
+
 double team_clock(Team& team) {
   std::vector<double> ghz(team.threads());
   team.run([&](Team&, int tid) {
@@ -235,6 +288,9 @@ PYBIND11_MODULE(_core, m) {
            py::arg("tune"), py::arg("reps"))
       .def("sample", &sample, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
            py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"), py::arg("first") = 0)
+      .def("serve", &serve, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
+           py::arg("scalars"), py::arg("tune"), py::arg("calls"), py::arg("first") = 0, py::arg("rate") = 0.0,
+           py::arg("seed") = 1)
       .def("clock_ghz", &team_clock, Free())
       .def("close", &Team::close, Free());
 }

@@ -6,8 +6,6 @@
 #pragma once
 #include <dlfcn.h>
 
-#include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -15,11 +13,9 @@
 #include <string>
 #include <vector>
 
-namespace pk {
+#include "loops.h"
 
-inline int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+namespace pk {
 
 // The few driver calls a request needs. Types are those of the driver's ABI: handles and device pointers are 64-bit.
 class Cuda {
@@ -91,31 +87,11 @@ class Requests {
   }
 
   // Nanoseconds of each of `calls` requests, one in flight.
-  std::vector<int64_t> closed(int64_t calls) {
-    std::vector<int64_t> latency(calls);
-    for (int64_t& t : latency) {
-      int64_t start = now_ns();
-      one();
-      t = now_ns() - start;
-    }
-    return latency;
-  }
+  std::vector<int64_t> closed(int64_t calls) { return closed_loop([this] { one(); }, calls); }
 
   // Nanoseconds from each arrival to its answer, arrivals a Poisson process of `rate` per second.
   std::vector<int64_t> open(int64_t calls, double rate, uint64_t seed) {
-    if (!(rate > 0)) throw std::runtime_error("the arrival rate must be above 0");
-    std::vector<int64_t> latency(calls);
-    double due = 0;
-    int64_t start = now_ns();
-    for (int64_t& t : latency) {
-      due += -std::log(1 - uniform(seed)) / rate * 1e9;
-      int64_t arrival = start + int64_t(due);
-      while (now_ns() < arrival) {
-      }
-      one();
-      t = now_ns() - arrival;
-    }
-    return latency;
+    return open_loop([this] { one(); }, calls, rate, seed);
   }
 
  private:
@@ -137,17 +113,9 @@ class Requests {
     auto* answer = reinterpret_cast<uint32_t*>(s.b);
     uint32_t number = __atomic_load_n(answer, __ATOMIC_ACQUIRE) + 1;
     __atomic_store_n(request, number, __ATOMIC_RELEASE);
-    int64_t limit = now_ns() + 1000000000;
+    int64_t limit = steady_ns() + 1000000000;
     while (__atomic_load_n(answer, __ATOMIC_ACQUIRE) != number)
-      if (now_ns() > limit) throw std::runtime_error("the persistent kernel gave no answer within a second");
-  }
-
-  // SplitMix64 (Steele, Lea, Flood 2014), 53 bits.
-  static double uniform(uint64_t& state) {
-    uint64_t x = state += 0x9E3779B97F4A7C15ull;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    return double((x ^ (x >> 31)) >> 11) * 0x1p-53;
+      if (steady_ns() > limit) throw std::runtime_error("the persistent kernel gave no answer within a second");
   }
 
   const Cuda* cuda_;

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pykernels.backends.cuda_runner import KernelRunner
 
 Array = np.ndarray[Any, Any]
-LIMITS_MS = (1, 10, 60)
-LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 OPEN_CALLS, WARM_CALLS, SEED = 5000, 100, 7
 
 
@@ -83,16 +81,9 @@ class Requests:
         """The best served rates, and every load tried."""
         if self.native is None:
             raise PykernelsError("open loops need the native request driver, which is not part of this build")
-        loads = []
-        for load in LOADS:
-            latencies = self.native.open_loop(self.steps, OPEN_CALLS, load * capacity, SEED)
-            loads.append({"rate": load * capacity, **latency.summary(latencies)})
-        served = {}
-        for limit in LIMITS_MS:
-            within = [load["rate"] for load in loads if load["p99_us"] <= limit * 1e3]
-            if within:
-                served[f"{limit}ms"] = max(within) * self._lookups()
-        return {"served": served, "open_loop": loads}
+        return latency.served(
+            lambda rate: self.native.open_loop(self.steps, OPEN_CALLS, rate, SEED), capacity, self._lookups()
+        )
 
     def _lookups(self) -> int:
         """Lookups of a call, where its problem has indices."""

@@ -10,10 +10,10 @@ import functools
 import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pykernels.backends.native_memory import Buffers, SharedOperands, huge_page_share, layout, nbytes
 from pykernels.errors import UsageError
 from pykernels.model import (
     ISA_LEVELS,
@@ -32,13 +32,16 @@ from pykernels.units import format_size
 if TYPE_CHECKING:
     import numpy as np
 
+    from pykernels.backends.native_requests import NativeRequests
+
+#: timing by request, see native_requests
+MODES = ("closed", "open")
 #: share of the available memory that arenas may take
 MEMORY_SHARE = 0.6
 #: idle arenas kept for the next case that has the same operands
 KEPT_BYTES = 1 << 30
-#: beyond multiples of a page, each operand starts this much further into it: equal offsets would alias in the L1
-STAGGER = 1088
-PAGE = 4096
+#: share of the available memory that shared operands may keep; beyond it the smallest ones go first
+SHARED_SHARE = 0.4
 
 
 class Entry(NamedTuple):
@@ -103,6 +106,12 @@ class NativeBackend:
         """A device that is no CPU, a level that this build or machine lacks, an entry that the level lacks."""
         if case.placement.device.startswith("gpu"):
             return Skipped(reason=f"native kernels run on a CPU, not on {case.placement.device}")
+        if case.placement.mode not in ("", *MODES):
+            return Skipped(reason=f'timing "{case.placement.mode}" is for GPUs; a CPU has {", ".join(MODES)}')
+        if case.placement.ends not in ("", "C0"):
+            return Skipped(
+                reason=f"native kernels leave results in host memory, so {case.placement.ends} is not theirs"
+            )
         isa, here = case.implementation.isa, self.isas(machine)
         if isa and isa not in _built():
             return Skipped(reason=f"{isa} is not part of this build", hint=f"levels built: {', '.join(_built())}")
@@ -143,7 +152,10 @@ class NativeSession:
         self.placement = placement
         self.team = _core().Team(list(cpus_for(machine, placement.device, placement.threads)))
         self._limit = int(MEMORY_SHARE * machine.memory_available) or None
-        self._idle: list[_Buffers] = []
+        self._shared = SharedOperands(
+            int(SHARED_SHARE * machine.memory_available), exact=len(machine.nodes) > 1, make=self._filled
+        )
+        self._idle: list[Buffers] = []
 
     def prepare(self, problem: Problem, implementation: Implementation) -> NativeRunner:
         """Bind an entry to filled operands; raises UsageError for an unknown variant or more than 60% of the memory."""
@@ -154,90 +166,78 @@ class NativeSession:
             raise UsageError(f'{problem.kernel}: no variant "{implementation.variant}" (known: {known})')
         return NativeRunner(self, problem, entry, self._buffers(problem))
 
-    def _buffers(self, problem: Problem) -> _Buffers:
+    def _buffers(self, problem: Problem) -> Buffers:
         operands = problem.operands()
         key = (operands, problem if any(o.recipe.distribution == "host" for o in operands) else None)
         for buffers in self._idle:
             if buffers.key == key:
                 self._idle.remove(buffers)
                 return buffers
-        layout, total = _layout(operands)
-        if self._limit and total > self._limit:
+        own = tuple(operand for operand in operands if not operand.shared)
+        offsets, total = layout(own)
+        lent = [operand for operand in operands if operand.shared]
+        everything = total + sum(nbytes(operand) for operand in lent)
+        if self._limit and everything > self._limit:
             raise UsageError(
-                f"{problem.kernel}: operands of {format_size(total)} are more than 60% of the available memory "
+                f"{problem.kernel}: operands of {format_size(everything)} are more than 60% of the available memory "
                 f"({format_size(self._limit)})"
             )
         while self._idle and sum(b.arena.bytes for b in self._idle) + total > KEPT_BYTES:
             self._idle.pop(0)
-        node = int(self.placement.memory) if self.placement.memory else -1
-        arena = _core().Arena(max(total, 1), self.placement.pages == "huge", node)
-        buffers = _Buffers(key, arena, dict(zip(operands, layout, strict=True)))
-        for operand in operands:
+        for operand in lent:  # idle buffers must not keep alive what is to be replaced
+            if not self._shared.holds(operand):
+                self._idle.clear()
+        arena = self._arena(max(total, 1))
+        places = {operand: (arena, offset) for operand, offset in zip(own, offsets, strict=True)}
+        places |= {operand: (self._shared.arena(operand), 0) for operand in lent}
+        buffers = Buffers(key, arena, places)
+        for operand in own:
             if operand.role != "out":
                 self.fill(buffers, operand, problem)
         return buffers
 
-    def fill(self, buffers: _Buffers, operand: Operand, problem: Problem) -> None:
+    def _arena(self, size: int) -> Any:
+        node = int(self.placement.memory) if self.placement.memory else -1
+        return _core().Arena(size, self.placement.pages == "huge", node)
+
+    def _filled(self, operand: Operand) -> Any:
+        """An arena that holds the operand alone, filled."""
+        arena = self._arena(nbytes(operand))
+        self.fill(Buffers(None, arena, {operand: (arena, 0)}), operand, None)
+        return arena
+
+    def fill(self, buffers: Buffers, operand: Operand, problem: Problem | None) -> None:
         """Fill an input by its recipe, in parallel on the team, or with what the problem computes for it."""
         import numpy as np
 
         recipe: Recipe = operand.recipe
+        arena, offset = buffers.places[operand]
         if recipe.distribution == "host":
+            assert problem is not None, "what a host computes belongs to one problem"
             np.copyto(buffers.view(operand), problem.host_input(operand.name))
             return
         if recipe.distribution == "cycle":
-            self.team.fill_cycle(buffers.arena, buffers.offsets[operand], *operand.shape, recipe.seed)
+            self.team.fill_cycle(arena, offset, *operand.shape, recipe.seed)
             return
         count = int(np.prod(operand.shape, dtype=np.int64))
         whole, low, high = recipe.distribution != "uniform", recipe.low, recipe.high
         if recipe.distribution == "quantized":
             low, high = 0, 256
-        self.team.fill(buffers.arena, buffers.offsets[operand], count, operand.dtype, whole, recipe.seed, low, high)
+        self.team.fill(arena, offset, count, operand.dtype, whole, recipe.seed, low, high)
         if recipe.distribution == "quantized":
             from pykernels.kernels.random import write_row_tails
 
             write_row_tails(buffers.view(operand), recipe)
 
-    def give_back(self, buffers: _Buffers) -> None:
+    def give_back(self, buffers: Buffers) -> None:
         """Keep the buffers for the next case that has the same operands."""
         self._idle.append(buffers)
-
-
-class _Buffers:
-    """Operands in one arena. An arena lives as long as a view of it does."""
-
-    def __init__(self, key: Any, arena: Any, offsets: dict[Operand, int]) -> None:
-        self.key = key
-        self.arena = arena
-        self.offsets = offsets
-
-    def view(self, operand: Operand) -> np.ndarray[Any, Any]:
-        """The operand in storage type and stored shape."""
-        import numpy as np
-
-        from pykernels.kernels.dtypes import storage, stored_shape
-
-        shape, dtype = stored_shape(operand.shape, operand.dtype), storage(operand.dtype)
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self.arena, dtype=dtype, count=count, offset=self.offsets[operand]).reshape(shape)
-
-
-def _layout(operands: tuple[Operand, ...]) -> tuple[list[int], int]:
-    """Offsets of the operands, one after the other, and the bytes of all; see STAGGER."""
-    from pykernels.kernels.dtypes import stored_bytes
-
-    offsets, end = [], 0
-    for rank, operand in enumerate(operands):
-        start = -(-end // PAGE) * PAGE + rank * STAGGER
-        offsets.append(start)
-        end = start + stored_bytes(operand.shape, operand.dtype)
-    return offsets, end
 
 
 class NativeRunner:
     """Implements backends.base.Runner."""
 
-    def __init__(self, session: NativeSession, problem: Problem, entry: Entry, buffers: _Buffers) -> None:
+    def __init__(self, session: NativeSession, problem: Problem, entry: Entry, buffers: Buffers) -> None:
         self._session = session
         self._problem = problem
         self._operands = problem.operands()
@@ -245,8 +245,9 @@ class NativeRunner:
         self._buffers = buffers
         self._passes = 0  # timed so far: where rotating passes go on
         self._seen: dict[str, list[float]] = {}  # the problem's own facts, after each batch of samples
-        base = buffers.arena.address
-        pointers = [base + buffers.offsets[operand] for operand in self._operands]
+        self._requests: NativeRequests | None = None
+        self._latency: dict[str, Any] = {}
+        pointers = [buffers.pointer(operand) for operand in self._operands]
         self._call = (
             _library(entry.isa),
             entry.place,
@@ -269,7 +270,7 @@ class NativeRunner:
         for operand in self._operands:
             if operand.role == "out":
                 view = self._buffers.view(operand)
-                self._session.team.poison(self._buffers.arena, self._buffers.offsets[operand], view.nbytes)
+                self._session.team.poison(*self._buffers.places[operand], view.nbytes)
             elif operand.role == "inout":
                 self._session.fill(self._buffers, operand, self._problem)
 
@@ -278,7 +279,9 @@ class NativeRunner:
         self._session.team.run(*self._call, calls)
 
     def sample(self, reps: int, count: int) -> Samples:
-        """Timed samples, each `reps` calls on every thread of the team."""
+        """Timed samples, each `reps` calls on every thread of the team, or `reps` requests one after the other."""
+        if self._session.placement.mode in MODES:
+            return self._request_samples(reps, count)
         seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
         self._passes += reps * count
         for name, value in self._problem.measured(self.outputs()).items():
@@ -288,11 +291,22 @@ class NativeRunner:
             reps=reps,
         )  # fmt: skip
 
+    def _request_samples(self, reps: int, count: int) -> Samples:
+        """Requests; the first time also what `facts` says of 5,000."""
+        from pykernels.backends.native_requests import NativeRequests
+
+        if self._requests is None:
+            self._requests = NativeRequests(self._session.team, self._call)
+            lookups = int(self._problem.figure().amount)
+            self._latency = self._requests.facts(self._session.placement.mode == "open", lookups)
+        return self._requests.samples(reps, count)
+
     def facts(self) -> dict[str, Any]:
         """ISA level that ran, compiler, the problem's own facts, and the share of the arena that lies on huge pages."""
-        share = huge_page_share(self._buffers.arena.address, self._buffers.arena.bytes)
+        arena = self._buffers.largest()
+        share = huge_page_share(arena.address, arena.bytes)
         facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
-        facts |= {name: median(values) for name, values in self._seen.items()}
+        facts |= {name: median(values) for name, values in self._seen.items()} | self._latency
         return facts if share is None else {**facts, "huge_page_share": share}
 
     def close(self) -> None:
@@ -303,26 +317,6 @@ class NativeRunner:
 @functools.cache
 def _library(isa: str) -> Any:
     return _core().Library(isa)
-
-
-def huge_page_share(address: int, nbytes: int, smaps: Path = Path("/proc/self/smaps")) -> float | None:
-    """Share of the resident memory in [address, address + nbytes) that transparent huge pages back; None if unknown."""
-    resident = huge = 0
-    inside = False
-    try:
-        lines = smaps.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, rest = line.partition(" ")
-        if not name.endswith(":"):
-            low, _, high = name.partition("-")
-            inside = int(low, 16) < address + nbytes and int(high, 16) > address
-        elif inside and name == "Rss:":
-            resident += int(rest.split()[0])
-        elif inside and name == "AnonHugePages:":
-            huge += int(rest.split()[0])
-    return huge / resident if resident else None
 
 
 def disassemble(case: Case, machine: Machine) -> str:

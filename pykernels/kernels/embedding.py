@@ -122,8 +122,8 @@ class Lookup(Problem, frozen=True, kw_only=True):
         """The tables: (rows, dim), or bytes (rows, row bytes) of quantised rows."""
         if self.dtype in QUANTISED:
             shape = (sum(self.rows), self.row_bytes)
-            return Operand("table", "in", shape, "uint8", Recipe("quantized", 11, 0.01, 0.02))
-        return Operand("table", "in", (sum(self.rows), self.dim), self.dtype, Recipe(seed=11))
+            return Operand("table", "in", shape, "uint8", Recipe("quantized", 11, 0.01, 0.02), shared=True)
+        return Operand("table", "in", (sum(self.rows), self.dim), self.dtype, Recipe(seed=11), shared=True)
 
     def host_input(self, name: str) -> Array:
         """`indices` (sets, lookups), rows of the whole."""

@@ -1,8 +1,10 @@
-"""What a set of request latencies says: quantiles with order-statistic intervals, and a log-linear histogram."""
+"""What a set of request latencies says: quantiles with order-statistic intervals, a log-linear histogram, and the rate
+that is served within a limit on p99."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ Array = np.ndarray[Any, Any]
 #: calls of a latency measurement: enough for a two-sided interval of p99 with room to spare
 CALLS = 5000
 SUB_BINS = 128
+#: limits on p99, and offered loads as shares of what one request in flight comes to
+LIMITS_MS = (1, 10, 60)
+LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 def order_ranks(count: int, quantile: float, confidence: float = 0.95) -> tuple[int | None, int | None]:
@@ -39,6 +44,19 @@ def summary(latency_ns: Array) -> dict[str, Any]:
         at = max(0, math.ceil(quantile * len(ordered)) - 1)
         found |= {f"{name}_us": float(ordered[at]) / 1e3, f"{name}_us_low": low, f"{name}_us_high": high}
     return found | {"histogram": histogram(ordered)}
+
+
+def served(open_loop: Callable[[float], Array], capacity: float, lookups: int) -> dict[str, Any]:
+    """`served`: for each limit in ms the lookups a second at the highest offered load whose p99 stayed within it, and
+    `open_loop`: every load tried, with its rate in requests a second. `open_loop(rate)` gives latencies in ns under
+    Poisson arrivals; `capacity`: requests a second with one in flight."""
+    loads = [{"rate": load * capacity, **summary(open_loop(load * capacity))} for load in LOADS]
+    best = {}
+    for limit in LIMITS_MS:
+        within = [load["rate"] for load in loads if load["p99_us"] <= limit * 1e3]
+        if within:
+            best[f"{limit}ms"] = max(within) * lookups
+    return {"served": best, "open_loop": loads}
 
 
 def histogram(latency_ns: Array) -> list[list[int]]:

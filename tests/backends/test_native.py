@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 
 from pykernels.backends import native
-from pykernels.backends.native import BACKEND, PAGE, _layout, disassemble, huge_page_share, table
+from pykernels.backends.native import BACKEND, disassemble, table
+from pykernels.backends.native_memory import PAGE, SharedOperands, huge_page_share, layout
 from pykernels.errors import UsageError
+from pykernels.kernels.embedding import EmbeddingBag
+from pykernels.kernels.embedding_keys import build_bag
 from pykernels.kernels.fma import Fma
 from pykernels.kernels.random import array
 from pykernels.kernels.stream import Stream
 from pykernels.machine.cpu import read_machine
+from pykernels.machine.placement import space_for
+from pykernels.measure import verify
 from pykernels.model import Case, Implementation, Placement
 
 _core = pytest.importorskip("pykernels._core", reason="the native module is not built")
@@ -158,7 +163,7 @@ def test_a_view_outlives_its_runner() -> None:
 
 def test_operands_do_not_overlap_and_are_staggered() -> None:
     operands = Stream(op="triad", n=5000, dtype="fp64").operands()
-    offsets, total = _layout(operands)
+    offsets, total = layout(operands)
     ends = [offset + 40000 for offset in offsets]
     assert all(end <= start for end, start in zip(ends, offsets[1:], strict=False))
     assert total == ends[-1]
@@ -280,3 +285,89 @@ pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep
 
         time.sleep(0.01)
     pytest.fail("the child outlived its parent")
+
+
+def lookups(batch: int, **more: object) -> EmbeddingBag:
+    values = {"rows": 2000, "dim": 32, "pooling": 4, "batch": batch, **more}
+    built = build_bag(values, space_for(MACHINE, "cpu", 1))
+    assert isinstance(built, EmbeddingBag)
+    return built
+
+
+@pytest.mark.parametrize("threads", [1, MACHINE.affinity and min(2, len(MACHINE.affinity))])
+@pytest.mark.parametrize("mode", ["closed", "open"])
+def test_requests_are_served_and_their_answers_are_right(mode: str, threads: int) -> None:
+    problem = lookups(3)
+    session = BACKEND.open(Placement(mode=mode, threads=threads), MACHINE)
+    runner = session.prepare(problem, Implementation("native", BEST, BACKEND.variants(case_of(problem))[0]))
+    runner.poison()
+    samples = runner.sample(20, 3)
+    assert len(samples.samples_s) == 3
+    facts = runner.facts()
+    latency = facts["latency"]
+    assert latency["calls"] == sum(count for _, count in latency["histogram"]) == 5000
+    assert 0 < latency["p50_us_low"] <= latency["p50_us"] <= latency["p50_us_high"] <= latency["p99_us_high"]
+    assert ("served" in facts) == (mode == "open")
+    if mode == "open":
+        rates = [load["rate"] for load in facts["open_loop"]]
+        assert rates == sorted(rates)
+        assert all(rate <= rates[-1] * problem.lookups * 1.001 for rate in facts["served"].values())
+    out = problem.observed(runner.outputs())["out"]
+    expected = problem.reference(runner.inputs())["out"]
+    assert np.allclose(out, expected, rtol=problem.tolerance().relative)
+
+
+def test_calls_too_slow_for_five_thousand_requests_are_left_out() -> None:
+    problem = lookups(1 << 17, rows=1 << 20)
+    session = BACKEND.open(Placement(mode="closed"), MACHINE)
+    runner = session.prepare(problem, Implementation("native", BEST, BACKEND.variants(case_of(problem))[0]))
+    with pytest.raises(UsageError, match="budget: 5,000 requests of"):
+        runner.sample(1, 1)
+
+
+def test_a_cpu_has_no_gpu_timing_and_no_gpu_ends() -> None:
+    skipped = BACKEND.skip(case_of(mode="cold"), MACHINE)
+    assert skipped is not None
+    assert "cold" in skipped.reason
+    skipped = BACKEND.skip(case_of(ends="C1"), MACHINE)
+    assert skipped is not None
+    assert "host memory" in skipped.reason
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_one_filled_table_serves_every_problem_of_a_worker(dtype: str) -> None:
+    """The largest first or last: what a problem reads is what its recipe says."""
+    session = BACKEND.open(Placement(), MACHINE)
+    arenas = set()
+    for rows in (1000, 3000, 1000, 2000):
+        problem = lookups(5, rows=rows, dtype=dtype)
+        runner = session.prepare(problem, Implementation("native", BEST, BACKEND.variants(case_of(problem))[0]))
+        runner.poison()
+        runner.run(1)
+        table_ = problem.operands()[0]
+        assert np.array_equal(runner.inputs()["table"][:100], array(table_)[:100])
+        assert not verify.check_full(problem, runner)
+        arenas.add(runner.inputs()["table"].ctypes.data)
+        runner.close()
+    assert len(arenas) == 2  # 1000 rows, then room for 3000
+
+
+def test_shared_tables_lie_whole_where_there_are_several_nodes() -> None:
+    made: list[int] = []
+    held = SharedOperands(1 << 20, exact=True, make=lambda operand: made.append(operand.shape[0]) or object())
+    tables = {rows: lookups(5, rows=rows).operands()[0] for rows in (1000, 3000)}
+    for rows in (3000, 1000, 1000, 3000):
+        held.arena(tables[rows])
+    assert made == [3000, 1000, 3000]
+
+
+def test_the_smallest_shared_tables_go_first() -> None:
+    held = SharedOperands(400_000, exact=False, make=lambda operand: operand.dtype)
+    big, small, other = (
+        lookups(5, rows=r, dtype=d).operands()[0] for r, d in ((2000, "fp32"), (2000, "fp16"), (1000, "bf16"))
+    )
+    held.arena(big)
+    held.arena(small)
+    held.arena(other)
+    assert held.holds(big)
+    assert not held.holds(small)
