@@ -5,10 +5,11 @@
 // dims      bags, D, rows, lookups, bytes of an index, bytes of a row, bytes of an offset, sets, mean; bag also: weighted
 // Rows      fp32, fp16, bf16; int8 (unsigned bytes) and int4 (low nibble first): scale * q + bias, both fp32 at the row's end
 // Variants, in rising order of refinement
-//   plain          bags split evenly over the threads
-//   prefetch:K     the row of the lookup K places ahead in the index stream, across the ends of bags
-//   balanced:K     the same, bags split so that threads have equally many lookups: for bags of uneven length
-//   stream:K       gather only: results by streaming stores
+//   plain        bags split evenly over the threads
+//   prefetch:K   the row of the lookup K places ahead in the index stream, across the ends of bags
+//   staged:K     rows K lookups ahead into the L2 and those NEAR ahead from there into the L1, since an L2 has room for more
+//                lines on their way than an L1; bags split so that threads have equally many lookups, for uneven bags
+//   stream:K     gather only: staged, with results by streaming stores
 //
 // A pass takes the next of the index sets. Every pass checks its indices before it reads the table: where one is out of
 // range, the thread's results are NaN and no row is read.
@@ -18,6 +19,7 @@
 using namespace pk;
 
 static constexpr int64_t LINE = 64;
+static constexpr int64_t NEAR = 6;  // rows from the L2 into the L1 ahead of their use, where those from memory are staged there
 static constexpr int MOST = PK_REGISTERS == 32 ? 16 : 8;  // accumulators of a block of columns
 
 // ---------------------------------------------------------------------------------------------------------- formats
@@ -87,7 +89,8 @@ struct Lookups {
   const char* offsets;
   const float* weights;  // of each lookup, or a single 1
   float* out;
-  int64_t d, rows, lookups, row_bytes, value_bytes, ahead;
+  int64_t d, rows, lookups, row_bytes, value_bytes;
+  int64_t near, far;  // distances of the prefetches into L1 and L2, 0: none
   int index_shift, offset_shift;
   int64_t weighted;  // all bits, or none
   bool mean;
@@ -103,7 +106,7 @@ struct Lookups {
 };
 
 template <class F>
-static Lookups lookups_of(const pk_call* c, bool bag) {
+static Lookups lookups_of(const pk_call* c, bool bag, bool staged) {
   const int64_t* n = c->dim;
   Lookups k{};
   k.table = static_cast<const char*>(c->ptr[0]);
@@ -114,7 +117,8 @@ static Lookups lookups_of(const pk_call* c, bool bag) {
     k.weighted = n[9] ? -1 : 0, k.weights = n[9] ? static_cast<const float*>(c->ptr[3]) : &one;
   }
   k.out = static_cast<float*>(c->ptr[bag ? 4 : 2]);
-  k.d = n[1], k.rows = n[2], k.lookups = n[3], k.row_bytes = n[5], k.value_bytes = F::bytes(n[1]), k.ahead = c->tune;
+  k.d = n[1], k.rows = n[2], k.lookups = n[3], k.row_bytes = n[5], k.value_bytes = F::bytes(n[1]);
+  k.near = staged ? NEAR : c->tune, k.far = staged ? c->tune : 0;
   k.index_shift = n[4] == 8 ? 3 : 2, k.offset_shift = n[6] == 8 ? 3 : 2, k.mean = n[8];
   return k;
 }
@@ -140,14 +144,19 @@ static bool valid(const Lookups& k, int64_t lo, int64_t hi) {
 
 // ---------------------------------------------------------------------------------------------------------- one block
 
-// Asks for the row of lookup i + ahead, of which the first BYTES are known at compile time.
+// Asks for the row of lookup i, of which the first BYTES are known at compile time: into the L1, or into the L2 only.
+template <int64_t BYTES, int HINT>
+PK_VEC void ask(const Lookups& k, int64_t i) {
+  const char* p = k.row(i < k.lookups ? i : k.lookups - 1);
+#pragma GCC unroll 16
+  for (int64_t b = 0; b < BYTES; b += LINE) __builtin_prefetch(p + b, 0, HINT);
+  for (int64_t b = (BYTES + LINE - 1) / LINE * LINE; b < k.row_bytes; b += LINE) __builtin_prefetch(p + b, 0, HINT);
+  if (k.row_bytes % LINE) __builtin_prefetch(p + k.row_bytes - 1, 0, HINT);
+}
 template <int64_t BYTES>
 PK_VEC void fetch(const Lookups& k, int64_t i) {
-  const char* p = k.row(i + k.ahead < k.lookups ? i + k.ahead : k.lookups - 1);
-#pragma GCC unroll 16
-  for (int64_t b = 0; b < BYTES; b += LINE) prefetch(p + b);
-  for (int64_t b = (BYTES + LINE - 1) / LINE * LINE; b < k.row_bytes; b += LINE) prefetch(p + b);
-  if (k.row_bytes % LINE) prefetch(p + k.row_bytes - 1);
+  if (k.far) ask<BYTES, 2>(k, i + k.far);
+  if (k.near) ask<BYTES, 3>(k, i + k.near);
 }
 
 // Sums lookups [lo, hi) over N vectors of columns from `column` on; the block at column 0 prefetches whole rows. Lookups
@@ -159,7 +168,7 @@ PK_VEC void sum_block(const Lookups& k, int64_t lo, int64_t hi, int64_t column, 
   float bias = 0;
   const int64_t at = F::bytes(column);
   for (int64_t i = lo; i < hi; ++i) {
-    if (FIRST && k.ahead) fetch<F::bytes(N * F32)>(k, i);
+    if (FIRST) fetch<F::bytes(N * F32)>(k, i);
     const char* row = k.row(i);
     float scale = k.weights[i & k.weighted];
     if constexpr (F::QUANTISED) {
@@ -253,17 +262,17 @@ PK_INLINE void all_bags(const Lookups& k, int64_t from, int64_t to) {
 
 using Bags = void (*)(const Lookups& k, int64_t from, int64_t to);
 
-template <class F, bool BALANCED>
+template <class F, bool STAGED>
 static void bag_passes(const pk_call* c, const pk_team* t, Bags bags_of) {
-  Lookups k = lookups_of<F>(c, true);
+  Lookups k = lookups_of<F>(c, true, STAGED);
   const char* all = k.indices;
   const int64_t bags = c->dim[0], sets = c->dim[7];
-  const int64_t from = first_bag(k, bags, t->tid, t->threads, BALANCED), to = first_bag(k, bags, t->tid + 1, t->threads, BALANCED);
+  const int64_t from = first_bag(k, bags, t->tid, t->threads, STAGED), to = first_bag(k, bags, t->tid + 1, t->threads, STAGED);
   if (from >= to) return;
   const int64_t lo = k.offset(from), hi = k.offset(to);
   for (int64_t r = 0; r < c->reps; ++r) {
     k.indices = all + (((c->first + r) % sets * k.lookups) << k.index_shift);
-    if (lo > hi || hi > k.lookups || !valid(k, lo, hi + k.ahead)) {
+    if (lo > hi || hi > k.lookups || !valid(k, lo, hi + k.near + k.far)) {
       for (int64_t i = from * k.d; i < to * k.d; ++i) k.out[i] = __builtin_nanf("");
       continue;
     }
@@ -292,53 +301,61 @@ PK_VEC void copy_row(const Lookups& k, const char* row, float* out) {
 }
 
 template <class F, bool NT>
-static __attribute__((noinline)) void copy_rows(const Lookups& k, int64_t lo, int64_t hi) {
+PK_INLINE void copy_rows(const Lookups& k, int64_t lo, int64_t hi) {
   for (int64_t i = lo; i < hi; ++i) {
-    if (k.ahead) fetch<LINE>(k, i);
+    fetch<LINE>(k, i);
     copy_row<F, NT>(k, k.row(i), k.out + i * k.d);
   }
   if (NT) stream_fence();
 }
 
+using Rows = void (*)(const Lookups& k, int64_t lo, int64_t hi);
+
 template <class F>
-PK_INLINE void gather_passes(const pk_call* c, const pk_team* t, bool nontemporal) {
-  Lookups k = lookups_of<F>(c, false);
+static void gather_passes(const pk_call* c, const pk_team* t, bool staged, Rows rows_of, Rows streamed) {
+  Lookups k = lookups_of<F>(c, false, staged);
   const char* all = k.indices;
   int64_t lo, hi;
   pk_share(k.lookups, 16, t->tid, t->threads, &lo, &hi);
   // streaming stores need every row of the output to begin on a vector
-  const bool stream = nontemporal && k.d % F32 == 0 && reinterpret_cast<uintptr_t>(k.out) % PK_VECTOR_BYTES == 0;
+  if (streamed && k.d % F32 == 0 && reinterpret_cast<uintptr_t>(k.out) % PK_VECTOR_BYTES == 0) rows_of = streamed;
   for (int64_t r = 0; r < c->reps; ++r) {
     k.indices = all + (((c->first + r) % c->dim[7] * k.lookups) << k.index_shift);
-    if (!valid(k, lo, hi + k.ahead)) {
+    if (!valid(k, lo, hi + k.near + k.far)) {
       for (int64_t i = lo * k.d; i < hi * k.d; ++i) k.out[i] = __builtin_nanf("");
-    } else if (stream) {
-      copy_rows<F, true>(k, lo, hi);
     } else {
-      copy_rows<F, false>(k, lo, hi);
+      rows_of(k, lo, hi);
     }
   }
 }
 
 // -------------------------------------------------------------------------------------------------------------- table
 
-static const int64_t distances[] = {4, 8, 16, 32, 64, 128};
+static const int64_t distances[] = {4, 8, 16, 32, 64};
+static const int64_t far_distances[] = {16, 32, 64, 128};
 
 // The hot loops of a format are in one function, whatever the variant: plain is the distance 0.
 #define KERNELS(dtype, F)                                                                                            \
   PK_HOT void pk_embedding_bag_##dtype(const Lookups& k, int64_t from, int64_t to) { all_bags<F>(k, from, to); }     \
   static void bag_##dtype(const pk_call* c, const pk_team* t) { bag_passes<F, false>(c, t, pk_embedding_bag_##dtype); } \
-  static void balanced_##dtype(const pk_call* c, const pk_team* t) { bag_passes<F, true>(c, t, pk_embedding_bag_##dtype); } \
-  PK_HOT void pk_embedding_gather_##dtype(const pk_call* c, const pk_team* t) { gather_passes<F>(c, t, false); }     \
-  PK_HOT void pk_embedding_gather_##dtype##_stream(const pk_call* c, const pk_team* t) { gather_passes<F>(c, t, true); }
+  static void staged_##dtype(const pk_call* c, const pk_team* t) { bag_passes<F, true>(c, t, pk_embedding_bag_##dtype); } \
+  PK_HOT void pk_embedding_gather_##dtype(const Lookups& k, int64_t lo, int64_t hi) { copy_rows<F, false>(k, lo, hi); } \
+  PK_HOT void pk_embedding_gather_##dtype##_stream(const Lookups& k, int64_t lo, int64_t hi) { copy_rows<F, true>(k, lo, hi); } \
+  template <bool STAGED, bool NT>                                                                                    \
+  static void gather_##dtype(const pk_call* c, const pk_team* t) {                                                   \
+    gather_passes<F>(c, t, STAGED, pk_embedding_gather_##dtype, NT ? pk_embedding_gather_##dtype##_stream : nullptr); \
+  }
+#define LINE_OF(kernel, dtype, variant, run, tunes, count, symbol) \
+  {kernel, "", #dtype, variant, run, nullptr, tunes, count, symbol},
 #define BAG(dtype)                                                                                                   \
-  {"embedding_bag", "", #dtype, "plain", bag_##dtype, nullptr, nullptr, 0, "pk_embedding_bag_" #dtype},              \
-  {"embedding_bag", "", #dtype, "prefetch", bag_##dtype, nullptr, distances, 6, "pk_embedding_bag_" #dtype},         \
-  {"embedding_bag", "", #dtype, "balanced", balanced_##dtype, nullptr, distances, 6, "pk_embedding_bag_" #dtype},
+  LINE_OF("embedding_bag", dtype, "plain", bag_##dtype, nullptr, 0, "pk_embedding_bag_" #dtype)                      \
+  LINE_OF("embedding_bag", dtype, "prefetch", bag_##dtype, distances, 5, "pk_embedding_bag_" #dtype)                 \
+  LINE_OF("embedding_bag", dtype, "staged", staged_##dtype, far_distances, 4, "pk_embedding_bag_" #dtype)
 #define GATHER(dtype)                                                                                                \
-  {"embedding_gather", "", #dtype, "plain", pk_embedding_gather_##dtype, nullptr, nullptr, 0, "pk_embedding_gather_" #dtype}, \
-  {"embedding_gather", "", #dtype, "prefetch", pk_embedding_gather_##dtype, nullptr, distances, 6, "pk_embedding_gather_" #dtype}, \
-  {"embedding_gather", "", #dtype, "stream", pk_embedding_gather_##dtype##_stream, nullptr, distances, 6, "pk_embedding_gather_" #dtype "_stream"},
+  LINE_OF("embedding_gather", dtype, "plain", (gather_##dtype<false, false>), nullptr, 0, "pk_embedding_gather_" #dtype) \
+  LINE_OF("embedding_gather", dtype, "prefetch", (gather_##dtype<false, false>), distances, 5, "pk_embedding_gather_" #dtype) \
+  LINE_OF("embedding_gather", dtype, "staged", (gather_##dtype<true, false>), far_distances, 4, "pk_embedding_gather_" #dtype) \
+  LINE_OF("embedding_gather", dtype, "stream", (gather_##dtype<true, true>), far_distances, 4, "pk_embedding_gather_" #dtype "_stream")
 
 KERNELS(fp32, Fp32)
 KERNELS(fp16, Fp16)
