@@ -12,7 +12,7 @@ import numpy as np
 from pykernels.analysis.common import CaseSummary, Limit, cores_used, domain, isa_rank, level_rank, limit_of
 from pykernels.analysis.points import binding, flop_rate, roof_name
 from pykernels.measure.stats import p_value
-from pykernels.model import Machine
+from pykernels.model import Machine, Record
 
 
 class Excess(msgspec.Struct, frozen=True):
@@ -66,15 +66,8 @@ def level_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
     for case in ceilings:
         record = case.first
         if record.figure.kind == "bandwidth" and not record.figure.op.startswith("nt"):
-            key = (
-                domain(record),
-                record.dtype,
-                record.threads,
-                record.isa,
-                record.figure.op,
-                record.pages,
-                record.backend,
-            )
+            key = (domain(record), record.dtype, record.threads, record.isa, record.figure.op, record.pages,
+                   record.backend, _shape(record))  # fmt: skip
             groups.setdefault(key, []).append(case)
     tests = []
     for group in groups.values():
@@ -87,6 +80,11 @@ def level_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
     return tests
 
 
+def _shape(record: Record) -> tuple[tuple[str, str], ...]:
+    """Parameters beside the level: only roofs that have them all in common are compared (rows of one size)."""
+    return tuple(sorted((key, value) for key, value in record.params.items() if key != "level"))
+
+
 def isa_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
     """A wider ISA level must not be slower than a narrower one."""
     groups: dict[tuple[object, ...], list[CaseSummary]] = {}
@@ -95,7 +93,7 @@ def isa_tests(ceilings: Sequence[CaseSummary]) -> list[Excess]:
         if record.figure.kind in ("bandwidth", "compute", "rate") and isa_rank(record.isa) >= 0:
             figure = record.figure
             key = (domain(record), record.dtype, record.threads, figure.level, figure.op, record.pages, record.backend,
-                   figure.kind, record.working_set)  # fmt: skip
+                   figure.kind, record.working_set, _shape(record))  # fmt: skip
             groups.setdefault(key, []).append(case)
     tests = []
     for group in groups.values():

@@ -441,3 +441,11 @@ def test_a_machine_described_in_part_is_enough() -> None:
     answer = analyse([run])
     assert len(answer.roofs) == 10
     assert not np.any([r.flags for r in answer.roofs if r.flags])
+
+
+def test_rows_of_different_sizes_are_not_held_against_each_other() -> None:
+    """Five gather roofs of one level and ISA differ by their row bytes: the slower is not an impossible result."""
+    specs = [bandwidth("DRAM", truth, op="gather", params={"level": "DRAM", "row_bytes": str(size)})
+             for truth, size in ((25.0, 64), (20.0, 128), (30.0, 256))]  # fmt: skip
+    answer = analyse([synthetic.run(specs)])
+    assert [flag for roof in answer.roofs for flag in roof.flags if "slower" in flag] == []
