@@ -1,0 +1,52 @@
+"""Matrix times vectors: every native variant at every level against float64, and what a sweep may ask for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_case import implementations, levels, machine, wrong
+
+from pykernels.errors import UsageError
+from pykernels.kernels.gemv import FAMILY, Gemv
+from pykernels.machine.placement import MachineSpace
+
+NATIVE = ("fp64", "fp32", "bf16", "int8", "int4")
+
+
+@pytest.mark.parametrize("isa", levels())
+@pytest.mark.parametrize("dtype", NATIVE)
+@given(
+    rows=st.sampled_from([1, 2, 3, 4, 5, 7, 31, 64]), cols=st.sampled_from([1, 2, 7, 31, 64, 97, 127, 128, 129, 257, 384, 1001]),
+    batch=st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 21]), parts=st.sampled_from([1, 1, 3]), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=15)
+def test_products_agree_with_float64(
+    dtype: str, isa: str, rows: int, cols: int, batch: int, parts: int, data: st.DataObject
+) -> None:
+    cols += cols % 2 if dtype == "int4" else 0
+    problem = Gemv(dtype=dtype, rows=rows, cols=cols, batch=batch, parts=parts)
+    chosen = data.draw(st.sampled_from(list(implementations(problem, isa))))
+    assert wrong(problem, chosen, data.draw(st.sampled_from([1, 2]))) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dtype": "int4", "batch": 1, "rows": 8, "cols": 129}, "even number"),
+        ({"dtype": "fp32", "batch": 0, "level": "L2"}, "batch = 0"),
+        ({"dtype": "fp32", "batch": 1, "level": "L2", "rows": 4}, "both given"),
+        ({"dtype": "fp32", "batch": 64, "level": "L1", "cols": 4096}, "fills the level"),
+        ({"dtype": "fp64", "batch": 1, "rows": 1 << 22, "cols": 1 << 16}, "beyond memory"),
+    ],
+)
+def test_bad_shapes_are_named(values: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        FAMILY.build(values, MachineSpace(machine()))
+
+
+def test_counts() -> None:
+    problem = Gemv(dtype="int4", rows=256, cols=1024, batch=2)
+    assert problem.flops() == 2 * 256 * 1024 * 2
+    assert problem.traffic().by_operand == {"a": 131072, "scales": 8192, "x": 8192, "y": 2048}
+    assert Gemv(dtype="fp32", rows=4096, cols=4096, parts=8).traffic().by_operand["a"] == 2**23
