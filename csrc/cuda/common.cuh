@@ -101,6 +101,26 @@ PK_DEV void pk_narrow(float x, pk_fp16* out) {
 #endif
 }
 
+// 2^x for x in [-1, 1].
+PK_DEV float pk_exp2(float x) {
+#if PK_PTX
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+// e^x for x in [-87, 88], one ex2 each: x log2(e) is split into a whole number, which goes into the exponent, and a rest
+// within 1/2 that two fused steps get right (ex2 of the whole product errs by its rounding: 2^-18 at the ends).
+PK_DEV float pk_exp(float x) {
+  const float shift = 12582912.f;  // 1.5 * 2^23: the sum's last bit is worth 1
+  float sum = fmaf(x, 1.44269504f, shift), whole = sum - shift;
+  float rest = fmaf(x, 1.92596299e-8f, fmaf(x, 1.44269504f, -whole));
+  return pk_bits_to_float(__float_as_uint(pk_exp2(rest)) + (__float_as_uint(sum) << 23));
+}
+
 // W values moved by one access of W * sizeof(T) bytes.
 template <class T, int W> struct alignas(sizeof(T) * W) pk_vec { T v[W]; };
 
@@ -145,6 +165,7 @@ PK_DEV pk_int pk_warp() { return pk_thread() / PK_WARP; }
 PK_DEV pk_int pk_warps() { return pk_threads() / PK_WARP; }
 
 struct pk_add { template <class T> PK_METHOD T operator()(T x, T y) const { return x + y; } };
+struct pk_xor { template <class T> PK_METHOD T operator()(T x, T y) const { return x ^ y; } };
 struct pk_max { template <class T> PK_METHOD T operator()(T x, T y) const { return x > y ? x : y; } };
 
 // Every lane gets the result over its group of `width` lanes (a power of two up to 32).
@@ -165,27 +186,31 @@ template <class T, class F> PK_DEV T pk_block_reduce(T x, F f, T identity) {
   return x;
 }
 
-// Wrapping sum of one 64-bit word per thread over the grid: each block leaves its part, the last one to arrive adds them up,
-// writes *out and sets the arrival counter back to zero. scratch: counter, then one word per block.
-PK_DEV void pk_grid_sum(unsigned long long x, void* scratch, unsigned long long* out) {
+// One 64-bit word per thread reduced over the grid: each block leaves its part, the last one to arrive reduces them and sets
+// the arrival counter back to zero. True in the one thread that then holds the result. scratch: counter, a word per block.
+template <class F>
+PK_DEV bool pk_grid_reduce(unsigned long long& x, F f, unsigned long long identity, void* scratch) {
   __shared__ bool last;
   unsigned* arrived = (unsigned*)scratch;
   volatile unsigned long long* part = (volatile unsigned long long*)scratch + 1;
-  x = pk_block_reduce(x, pk_add(), 0ull);
+  x = pk_block_reduce(x, f, identity);
   if (threadIdx.x == 0) {
     part[blockIdx.x] = x;
     __threadfence();
     last = atomicAdd(arrived, 1u) == gridDim.x - 1;
   }
   __syncthreads();
-  if (!last) return;
-  unsigned long long total = 0;
-  for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) total += part[i];
-  total = pk_block_reduce(total, pk_add(), 0ull);
-  if (threadIdx.x == 0) {
-    *out = total;
-    *arrived = 0;
-  }
+  if (!last) return false;
+  x = identity;
+  for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) x = f(x, (unsigned long long)part[i]);
+  x = pk_block_reduce(x, f, identity);
+  if (threadIdx.x == 0) *arrived = 0;
+  return threadIdx.x == 0;
+}
+
+// Wrapping sum of one word per thread over the grid.
+PK_DEV void pk_grid_sum(unsigned long long x, void* scratch, unsigned long long* out) {
+  if (pk_grid_reduce(x, pk_add(), 0ull, scratch)) *out = x;
 }
 
 // The 64-bit words of an access, added.

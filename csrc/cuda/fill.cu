@@ -4,7 +4,7 @@
 // rounding intrinsics, since a contracted multiply-add would differ from the host's last bit.
 #include "common.cuh"
 
-enum fill_kind { FLOATING = 0, INTEGERS = 1, BFLOAT = 2 };
+enum fill_kind { FLOATING = 0, INTEGERS = 1, BFLOAT = 2, WHOLE = 3 };  // WHOLE: integers, stored as fp64 or fp32
 
 typedef unsigned long long fill_word;
 
@@ -35,6 +35,10 @@ PK_DEV fill_word fill_integer(fill_word draw, int bits, double low, double high)
 // The bits of one element from its draw.
 PK_DEV fill_word fill_element(fill_word draw, int bits, int kind, double low, double high) {
   if (kind == INTEGERS) return fill_integer(draw, bits, low, high);
+  if (kind == WHOLE) {
+    pk_int whole = (pk_int)fill_integer(draw, bits, low, high);
+    return bits == 64 ? (fill_word)__double_as_longlong((double)whole) : __float_as_uint((float)whole);
+  }
   if (bits == 64) {
     double v = fill_scaled(draw >> 12, 1.0 / 4503599627370496.0, low, high);
     return (fill_word)__double_as_longlong(v < high ? v : low);

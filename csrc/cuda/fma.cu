@@ -1,4 +1,4 @@
-// Arithmetic ceilings outside the tensor pipes: fused multiply-adds in fp64 and fp32, dp4a in int8.
+// Arithmetic ceilings outside the tensor pipes: fused multiply-adds in fp64, fp32 and fp16 pairs, dp4a in int8.
 //
 // Operands are those of the CPU's fma; the GPU writes the chain: x (in: one unit's start values), a, b (in; their first
 // groups are dp4a's factors), chain (out: units x x). dims: units. scalars: m, c. Each element goes 1024 steps of
@@ -47,7 +47,32 @@ PK_DEV void fma_int8(const pk_args& args) {
   fma_chain<int>(args, [=](int y) { return fma_dot(y, a, b); });
 }
 
+// Two halves at a time: a register holds a pair.
+PK_DEV unsigned fma_pair(unsigned y, unsigned m, unsigned c) {
+#if PK_PTX
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(y), "r"(m), "r"(c));
+  return y;
+#else
+  unsigned out = 0;
+  for (int half = 0; half < 32; half += 16) {
+    pk_fp16 in[3] = {{(unsigned short)(y >> half)}, {(unsigned short)(m >> half)}, {(unsigned short)(c >> half)}}, to;
+    pk_narrow(pk_widen(in[0]) * pk_widen(in[1]) + pk_widen(in[2]), &to);
+    out |= (unsigned)to.bits << half;
+  }
+  return out;
+#endif
+}
+
+PK_DEV void fma_fp16(const pk_args& a) {
+  pk_fp16 m, c;
+  pk_narrow((float)a.scalar[0], &m);
+  pk_narrow((float)a.scalar[1], &c);
+  unsigned mm = m.bits * 0x10001u, cc = c.bits * 0x10001u;
+  fma_chain<int>(a, [=](int y) { return (int)fma_pair((unsigned)y, mm, cc); });
+}
+
 // Threads times CHAINS is one unit: 3840 elements of 4 bytes, 1920 of 8.
 PK_ENTRY(fma, , fp64, chain15, 75, 128, ITEMS(0, 1), loop, (fma_float<double>(a)))
 PK_ENTRY(fma, , fp32, chain15, 75, 256, ITEMS(0, 1), loop, (fma_float<float>(a)))
+PK_ENTRY(fma, , fp16, pairs15, 75, 256, ITEMS(0, 1), loop | ptx, (fma_fp16(a)))
 PK_ENTRY(fma, , int8, dp4a15, 75, 256, ITEMS(0, 1), loop | ptx, (fma_int8(a)))

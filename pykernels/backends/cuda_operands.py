@@ -1,14 +1,13 @@
 """A problem's operands on a device: where the ends put them, how they are filled, what crosses the link with every
 call, and the parameter block of the kernel that gets them.
 
-The block's pointers and dims are the problem's own, in its order, but for the kernels of `LAYOUTS`, whose entries also
-want the widths of indices and rows.
+The block's pointers and dims are the problem's own, in its order. A CPU's call may cover one of `parts` of the operands;
+most kernels here cover all of them in one launch, which is then so many calls (`calls_of_launch`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from pykernels.backends.cuda import CudaSession
 
 Array = np.ndarray[Any, Any]
+
+#: kernels whose launch covers every part of the operands
+WHOLE = ("stream", "gemv")
 
 
 class Operands:
@@ -82,7 +84,7 @@ class Operands:
 
     def pointers(self, turn: int = 0) -> list[int]:
         """Device pointers in the kernel's order, those of rotating operands at the set of this turn."""
-        return [self.part(self.buffers, name, turn).pointer for name in layout_of(self.problem)[0]]
+        return [self.part(self.buffers, operand.name, turn).pointer for operand in self.operands]
 
     def part(self, buffers: dict[str, Buffer], name: str, turn: int) -> Buffer:
         """What one call uses of a buffer: of `indices` one of the problem's sets, which rotate; else all of it."""
@@ -145,34 +147,23 @@ class Operands:
         self.buffers, self.pinned = {}, {}
 
 
-def layout_of(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(operand names, dims) in the order of the kernel's parameter block."""
-    special = LAYOUTS.get(problem.kernel)
-    return special(problem) if special else (tuple(operand.name for operand in problem.operands()), problem.dims())
-
-
-def _gather(problem: Problem) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """See csrc/cuda/gather.cu."""
-    table, indices, sums = problem.operands()
-    width = dtypes.storage(indices.dtype).itemsize
-    dims = (table.shape[0], _bytes(table) // table.shape[0], indices.shape[0], width)
-    return (table.name, indices.name, sums.name), dims
-
-
-LAYOUTS: dict[str, Callable[[Problem], tuple[tuple[str, ...], tuple[int, ...]]]] = {
-    "gather": _gather,
-}  # fmt: skip
-
-
 def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
     """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
     recipe = operand.recipe
     if recipe.distribution == "quantized":
         _fill_quantised(session, operand, buffer)
         return
-    kind = 1 if recipe.distribution == "integers" else 2 if operand.dtype == "bf16" else 0
-    dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], kind]
+    dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], fill_kind(operand)]
+    if not dims[0]:
+        return
     session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
+
+
+def fill_kind(operand: Operand) -> int:
+    """What csrc/cuda/fill.cu stores: its fill_kind."""
+    if operand.recipe.distribution == "integers":
+        return 3 if operand.dtype in ("fp64", "fp32") else 1
+    return 2 if operand.dtype == "bf16" else 0
 
 
 def _fill_quantised(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
@@ -188,6 +179,11 @@ def _fill_quantised(session: CudaSession, operand: Operand, buffer: Buffer) -> N
     session.launch("fill", "any", [buffer.pointer, tails.pointer], [rows, width, period], op="tails")
     session.device.synchronize()
     session.device.free(tails)
+
+
+def calls_of_launch(problem: Problem) -> int:
+    """Calls that a launch of one pass comes to."""
+    return int(getattr(problem, "parts", 1)) if problem.kernel in WHOLE else 1
 
 
 class HotRows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pykernels.backends.cuda_operands import HotRows, Operands, layout_of
+from pykernels.backends.cuda_operands import HotRows, Operands, calls_of_launch
 from pykernels.backends.cuda_requests import Requests
 from pykernels.backends.cuda_table import Entry, pack_args, split_variant
 from pykernels.machine.gpu import Reading
@@ -109,7 +109,8 @@ class KernelRunner:
         self.problem, self.variant = problem, variant
         self.tune = split_variant(variant)[1]
         self.function = session.function(entry)
-        self.dims = layout_of(problem)[1]
+        self.dims = problem.dims()
+        self.each = calls_of_launch(problem)
         self.geometry = entry.launch(self.dims, self.device.facts.sms, self.tune)
         self.operands = Operands(session, problem)
         self.hot: HotRows | None = None
@@ -147,17 +148,19 @@ class KernelRunner:
     def run(self, calls: int, *, whole: bool = False) -> None:
         """Run untimed, and wait; `whole` calls take what crosses the link along."""
         self._turn = 0
-        for _ in range(1 if self.entry.loops else calls):
+        launches = -(-calls // self.each)
+        for _ in range(1 if self.entry.loops else launches):
             if whole:
                 self._call()
             else:
-                self._launch(calls if self.entry.loops else 1)
+                self._launch(launches if self.entry.loops else 1)
         self.device.synchronize()
 
     def sample(self, reps: int, count: int) -> Samples:
         """`count` samples in the placement's mode; `host_s` is the end-to-end time of a call."""
         mode = self.session.placement.mode
-        samples = Samples(samples_s=[], reps=reps)
+        launches = max(1, round(reps / self.each))
+        samples = Samples(samples_s=[], reps=launches * self.each)
         if mode == "sustained" and "before" not in self._readings:
             self._load_for(SUSTAIN_S)
         self._readings.setdefault("before", self.device.sensors())
@@ -167,11 +170,11 @@ class KernelRunner:
         for _ in range(count):
             if mode == "burst":
                 time.sleep(BURST_GAP_S)
-            seconds, ghz = self._cold(reps) if mode == "cold" else self._steady(reps)
-            samples.samples_s.append(seconds / reps)
+            seconds, ghz = self._cold(launches) if mode == "cold" else self._steady(launches)
+            samples.samples_s.append(seconds / samples.reps)
             samples.clock_ghz.append(ghz)
             if not self.entry.loops:
-                samples.host_s.append(self.spans.host_time(self._call, min(reps, HOST_CALLS)))
+                samples.host_s.append(self.spans.host_time(self._call, min(launches, HOST_CALLS)) / self.each)
         self._readings["after"] = self.device.sensors()
         return samples
 

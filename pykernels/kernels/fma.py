@@ -1,4 +1,4 @@
-"""Arithmetic ceilings: fused multiply-adds in fp64 and fp32, dot products of bf16 pairs and of int8 quadruples.
+"""Arithmetic ceilings: fused multiply-adds in fp64, fp32, fp16, dot products of bf16 pairs and of int8 quadruples.
 
 Every thread does one unit of work. A unit has two shapes with the same number of operations, and variants of both:
 
@@ -6,7 +6,8 @@ Every thread does one unit of work. A unit has two shapes with the same number o
 - tiles:  C = 32 A B with A 48 x 80 groups and B 80 groups x 128 bytes, the inner kernel of a matrix product.
 
 A group is what one lane multiplies: one fp64 or fp32, two bf16, four int8 (a unsigned and at most 127, b signed). fp64,
-fp32, bf16 accumulate in their floating-point type or fp32, int8 in int32. A variant writes one of the two outputs.
+fp32, fp16 accumulate in their own type, bf16 in fp32, int8 in int32. A variant writes one of the two outputs. A chain of
+1024 roundings would say nothing in fp16: there x holds whole numbers and each step adds 1, which is exact.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pykernels.kernels.dtypes import ROUNDOFF, Array, widen
 from pykernels.model import Family, Figure, Key, Operand, Problem, Recipe, Space, Tolerance, Traffic
 
 #: dtype -> (type of accumulators, elements in a group, bytes of an accumulator)
-ACCUMULATORS = {"fp64": ("fp64", 1, 8), "fp32": ("fp32", 1, 4), "bf16": ("fp32", 2, 4), "int8": ("int32", 4, 4)}
+ACCUMULATORS = {
+    "fp64": ("fp64", 1, 8), "fp32": ("fp32", 1, 4), "fp16": ("fp16", 1, 2), "bf16": ("fp32", 2, 4), "int8": ("int32", 4, 4),
+}  # fmt: skip
 
 CHAIN_BYTES, CHAIN_STEPS = 240 * 64, 1024
 DEPTH, ROWS, TURNS, ROW_BYTES = 80, 48, 32, 128
@@ -47,6 +50,8 @@ class Fma(Problem, frozen=True, kw_only=True):
         if self.dtype == "int8":
             start = Recipe("integers", 1, -1000, 1000)
             rows, a, b = "uint8", Recipe("integers", 2, 0, 128), Recipe("integers", 3, -128, 128)
+        elif self.dtype == "fp16":
+            start = Recipe("host")
         return (
             Operand("x", "in", (CHAIN_BYTES // size,), accumulator, start),
             Operand("a", "in", (DEPTH, ROWS, group), rows, a),
@@ -59,9 +64,13 @@ class Fma(Problem, frozen=True, kw_only=True):
         """(units,)"""
         return (self.units,)
 
+    def host_input(self, name: str) -> Array:
+        """x in fp16: whole numbers from -1024 on, so that 1024 more is exact."""
+        return (np.arange(CHAIN_BYTES // 2) % 2048 - 1024).astype(np.float16)
+
     def scalars(self) -> tuple[float, ...]:
         """(m, c)"""
-        return (FACTOR, TERM)
+        return (1.0, 1.0) if self.dtype == "fp16" else (FACTOR, TERM)
 
     def flops(self) -> float:
         """A multiplication and an addition for each element of a group, step and element of y (as many for tiles)."""
@@ -94,7 +103,7 @@ class Fma(Problem, frozen=True, kw_only=True):
         if ACCUMULATORS[self.dtype][1] == 1:
             chain = x
             for _ in range(CHAIN_STEPS):
-                chain = chain * FACTOR + TERM
+                chain = chain * self.scalars()[0] + self.scalars()[1]
         else:
             chain = x + CHAIN_STEPS * (a[0, 0] @ b[0, 0])
         tile = TURNS * np.einsum("kig,kjg->ij", a, b)

@@ -10,13 +10,18 @@ import pytest
 
 from pykernels.backends import cuda_table
 from pykernels.backends.cuda import CudaSession
+from pykernels.backends.cuda_operands import fill_operand
 from pykernels.kernels import random as pk_random
 from pykernels.kernels.chase import Chase
 from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
+from pykernels.kernels.exp import Exp
 from pykernels.kernels.fma import Fma
+from pykernels.kernels.gather import Gather
+from pykernels.kernels.gemv import Gemv
 from pykernels.kernels.indices import Draw
 from pykernels.kernels.launch import LaunchFloor
 from pykernels.kernels.link import Link
+from pykernels.kernels.mixed import Mixed
 from pykernels.kernels.mma import SHAPES, Mma
 from pykernels.kernels.onchip import Onchip
 from pykernels.kernels.stream import Stream
@@ -80,7 +85,7 @@ FILLS = [
     *[(dtype, Recipe(seed=seed, low=low, high=high)) for dtype in ("fp64", "fp32", "fp16", "bf16")
       for seed, low, high in ((0, 0.5, 1.5), (7, -1.0, 1.0))],
     *[(dtype, Recipe("integers", 3, low, high)) for dtype, low, high in
-      (("int8", -8, 8), ("uint8", 0, 256), ("int32", -5, 1000003), ("int64", 0, 10**12), ("int4", -8, 8))],
+      (("fp32", -1024, 1024), ("fp64", -(2**38), 2**38), ("int8", -8, 8), ("uint8", 0, 256), ("int32", -5, 1000003), ("int64", 0, 10**12), ("int4", -8, 8))],
 ]  # fmt: skip
 
 
@@ -91,9 +96,7 @@ def test_the_device_fills_as_numpy_does(fake_session: Opener, dtype: str, recipe
     operand = Operand("x", "in", (count + (dtype != "int4"),), dtype, recipe)
     expected = pk_random.array(operand)
     buffer = session.device.alloc(expected.nbytes)
-    kind = 1 if recipe.distribution == "integers" else 2 if dtype == "bf16" else 0
-    dims = [operand.shape[0], recipe.seed, pk_random._BITS[dtype], kind]
-    session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
+    fill_operand(session, operand, buffer)
     found: np.ndarray[Any, Any] = session.device.read(buffer, expected.dtype, expected.shape)
     np.testing.assert_array_equal(found, expected)
 
@@ -105,9 +108,55 @@ def test_onchip(fake_session: Opener, op: str) -> None:
         check(fake_session(), problem, variant)
 
 
-@pytest.mark.parametrize("dtype", ["fp64", "fp32", "int8"])
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "fp16", "int8"])
 def test_fma(fake_session: Opener, dtype: str) -> None:
     problem = Fma(dtype=dtype, units=2)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize("n", [1003, 2048, 4096])
+def test_exponentials(fake_session: Opener, n: int) -> None:
+    problem = Exp(dtype="fp32", n=n, units=3)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize(("k", "skip"), [(1, 1), (2, 1), (3, 1), (12, 1), (16, 1), (1024, 1), (0, 2), (0, 16)])
+@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+@pytest.mark.parametrize(("n", "parts"), [(8192, 2), (1501, 1)])
+def test_mixed(fake_session: Opener, dtype: str, k: int, skip: int, n: int, parts: int) -> None:
+    problem = Mixed(dtype=dtype, n=n, parts=parts, k=k, skip=skip, units=3)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+def test_mixed_folds_in_time_and_walks_the_parts(fake_session: Opener) -> None:
+    """Two passes add the checksums of two parts; many chunks a block pass the number of products that stay exact."""
+    problem = Mixed(dtype="fp32", n=8192, parts=2, k=512, units=9)
+    runner = fake_session().prepare(problem, Implementation("cuda", "", "wide:2"))
+    runner.run(2)
+    x = runner.inputs()["x"].astype(np.float64)
+    assert int(runner.outputs()["sums"][0]) == int(3 * 512 * x.sum()) % 2**32
+
+
+@pytest.mark.parametrize(("row_bytes", "lookups"), [(4, 333), (12, 100), (8, 77), (64, 1000), (48, 500), (1040, 41)])
+def test_gather_roof(fake_session: Opener, row_bytes: int, lookups: int) -> None:
+    problem = Gather(dtype="fp32", rows=97, row_bytes=row_bytes, lookups=lookups, sets=3)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+        check(fake_session(memory="pinned"), problem, variant)
+
+
+GEMVS = [
+    *[Gemv(dtype=dtype, rows=37, cols=cols, batch=batch) for dtype in ("fp64", "fp32", "fp16", "bf16", "int8", "int4")
+      for cols, batch in ((650, 1), (1024, 6))],
+    Gemv(dtype="fp32", rows=1, cols=1), Gemv(dtype="int8", rows=3, cols=4096), Gemv(dtype="bf16", rows=30, cols=256, parts=3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", GEMVS, ids=lambda p: f"{p.dtype}-{p.rows}x{p.cols}x{p.batch}")
+def test_gemv(fake_session: Opener, problem: Gemv) -> None:
     for variant in variants_of(problem):
         check(fake_session(), problem, variant)
 
