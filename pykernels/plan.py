@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,14 @@ from pykernels.errors import UsageError
 from pykernels.machine.placement import NoSuchLevel, cpus_for, devices, space_for, threads_default
 from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped, Space
 from pykernels.sweep import PLACE_KEYS, Sweep
+from pykernels.units import DTYPE_BYTES
 
 #: seconds, measured on small servers: a worker's start, a visit's fixed cost, and bytes per second of fill and check
 WORKER_S, VISIT_S, PREPARE_BPS, PASS_BPS = 0.35, 0.03, 2e9, 8e9
+#: bytes per second of inputs that NumPy computes (index streams, and their statistics)
+HOST_BPS = 25e6
+#: 5,000 requests in a closed loop, or that and Poisson arrivals at rising loads; slower calls are left out at once
+REQUESTS, REQUESTS_S = {"closed": 5_000, "open": 55_000}, {"closed": 2.0, "open": 22.0}
 
 
 class Plan(msgspec.Struct, kw_only=True):
@@ -32,10 +38,12 @@ class Plan(msgspec.Struct, kw_only=True):
 
     def estimate_s(self) -> float:
         """Seconds the whole plan is expected to take."""
-        workers = len({(case.placement, case.implementation.backend) for case in self.cases}) * (
-            self.sweep.launches + 1
-        )
-        return workers * WORKER_S + sum(case_seconds(case, self.sweep) for case in self.cases)
+        shared: dict[tuple[Placement, str], int] = {}  # of each worker: filled once, lent to all
+        for case in self.cases:
+            place = (case.placement, case.implementation.backend)
+            shared[place] = max(shared.get(place, 0), _shared_bytes(case.problem))
+        each = len(shared) * WORKER_S + sum(shared.values()) / PREPARE_BPS
+        return each * (self.sweep.launches + 1) + sum(case_seconds(case, self.sweep) for case in self.cases)
 
     def visits(self) -> list[tuple[int, int, Case]]:
         """(launch, round, case) in the order of the run: every case once a round, in seeded random order."""
@@ -52,16 +60,26 @@ class Plan(msgspec.Struct, kw_only=True):
 
 def case_seconds(case: Case, sweep: Sweep) -> float:
     """Expected seconds of all visits of a case, its tuning pass included."""
-    nbytes = case.problem.working_set()
+    operands = case.problem.operands()
+    nbytes = case.problem.working_set() - _shared_bytes(case.problem)
+    host = sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in operands if o.recipe.distribution == "host")
+    prepare = nbytes / PREPARE_BPS + host / HOST_BPS
     traffic = case.problem.traffic().requested
     one_pass = traffic / PASS_BPS
-    visit = VISIT_S + nbytes / PREPARE_BPS + max(sweep.visit_s / 2, 12 * one_pass)
+    visit = VISIT_S + prepare + max(sweep.visit_s / 2, 12 * one_pass)
+    if mode := REQUESTS.get(case.placement.mode):
+        requests = mode * max(one_pass, 5e-6)
+        visit += requests if requests < REQUESTS_S[case.placement.mode] else 0.0
     tune = 0.0
     if not case.implementation.variant:
         backend = registry.backend(case.implementation.backend)
         candidates = len(backend.variants(case))
-        tune = (candidates * max(0.02, 12 * one_pass) + nbytes / PREPARE_BPS) if candidates > 1 else 0.0
+        tune = (candidates * max(0.02, 12 * one_pass) + prepare) if candidates > 1 else 0.0
     return tune + visit * sweep.launches * sweep.rounds
+
+
+def _shared_bytes(problem: Problem) -> int:
+    return int(sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in problem.operands() if o.shared))
 
 
 def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool = False) -> Plan:
@@ -131,17 +149,26 @@ def _placements(study: dict[str, Any], plan: Plan, where: str) -> list[Placement
     machine = plan.machine
     fields = {
         "device": [device for name in study.get("on", ["cpu"]) for device in _devices(str(name), plan)],
-        "threads": study.get("threads", ["all"]),
+        "threads": _teams(study.get("threads", ["all"])),
         **{field: study[key] for field, key in _PLACE_FIELDS.items() if key in study},
     }
     placements = []
     for values in _products(fields):
         device = str(values["device"])
+        if str(values.get("ends", ""))[:1] == ("C" if device.startswith("gpu") else "G"):
+            continue  # a study may name the ends of both sides: each device has its own
+        if not device.startswith("gpu"):
+            values.pop("launch", None)
         try:
             if device.startswith("gpu"):
                 values["threads"] = 1
             elif values["threads"] == "all":
                 values["threads"] = threads_default(machine, device)
+            elif isinstance(values["threads"], str):  # a power of two, of those below all
+                power = int(values["threads"])
+                if power >= threads_default(machine, device):
+                    continue
+                values["threads"] = power
             else:
                 cpus_for(machine, device, int(values["threads"]))  # raises where there are not that many
             if "memory" in values:
@@ -150,6 +177,13 @@ def _placements(study: dict[str, Any], plan: Plan, where: str) -> list[Placement
             raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
         placements.append(Placement(**values))
     return list(dict.fromkeys(placements))
+
+
+def _teams(threads: list[Any]) -> list[Any]:
+    """Thread counts, "doubling" as 1, 2, 4, ... (as text: as far as the device goes) and all."""
+    if "doubling" not in threads:
+        return threads
+    return list(dict.fromkeys([str(2**k) for k in range(12)] + ["all"] + [n for n in threads if n != "doubling"]))
 
 
 _PLACE_FIELDS = {"pages": "pages", "memory": "memory", "mode": "timing", "launch": "launch", "ends": "ends"}

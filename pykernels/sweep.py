@@ -28,12 +28,12 @@ PLACE_KEYS: dict[str, str] = {
     "variant": "implementation variants; default: chosen in the tuning pass",
     "on": 'devices: "cpu" (default), "cpu:N", "cpu:l3.N", "cpu:socket.N", "cpu:core.N", "gpu:N", or all '
     'there are of a kind: "nodes", "l3s", "sockets", "gpus"',
-    "threads": 'thread counts: integers or "all" (default: one per physical core)',
+    "threads": 'thread counts: integers, "all" (default: one per physical core), or "doubling": 1, 2, 4, ... and all',
     "pages": '"huge" (default) or "4k"',
     "memory": "NUMA node that holds the operands; default: the device's own",
-    "timing": 'GPU timing: "steady", "cold", "burst", "sustained", or requests: "closed", "open"',
+    "timing": 'requests: "closed", "open"; GPU timing: "steady", "cold", "burst", "sustained"',
     "launch": 'GPU launch path: "plain", "graph", "mapped", "persistent"',
-    "ends": "where table, indices and results of lookups live: C0, C1, G0 to G5",
+    "ends": "where table, indices and results of lookups live: C0, C1 of CPUs, G0 to G5 of GPUs",
 }
 
 _CHOICES = {
@@ -172,8 +172,11 @@ def _check_choices(family: Family, key: str, values: list[Any], where: str) -> N
                 raise unknown("ISA level", str(value), ("best", "all", *ISA_LEVELS), where=where)
     if key == "threads":
         for value in values:
-            if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f'{where}: threads = {value!r}: write a whole number of at least 1, or "all"')
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if value not in ("all", "doubling") and not whole:
+                raise UsageError(
+                    f'{where}: threads = {value!r}: write a whole number of at least 1, "all" or "doubling"'
+                )
 
 
 def _values(value: Any, where: str) -> list[Any]:

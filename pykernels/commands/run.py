@@ -18,6 +18,7 @@ from pykernels.errors import NothingMeasured, UsageError
 if TYPE_CHECKING:
     from pykernels.engine import Engine, Summary
     from pykernels.plan import Plan
+    from pykernels.sweep import Sweep
 
 
 @click.command()
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FILE", help="Finish an interrupted run.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Play timings from FILE; no clock.")
 @click.option("--simulate", type=click.Path(path_type=Path), metavar="NOISE", help="Play a machine of known truth.")
+@click.option("--refine", type=click.Path(path_type=Path), metavar="FILE", help="Bisect FILE's crossovers.")
+@click.option("--against", default="", metavar="SLUG", help="With --refine: a projected GPU, as in `crossover`.")
+@click.option("--link", "link_gbs", type=float, metavar="GB/s", help="With --against: its host link, per direction.")
 @click.option("--launches", type=click.IntRange(1, 1000), help="Fresh processes per case; overrides the sweep.")
 @click.option("--budget", metavar="TIME", help='Time for the whole run, such as "5 min"; overrides the sweep.')
 @click.option("--no-wait", is_flag=True, help="Leave at once when another run holds this machine.")
@@ -35,18 +39,20 @@ if TYPE_CHECKING:
 @output_options
 def run(
     sweep: str, output: Path | None, pattern: str, dry_run: bool, resume: Path | None, replay: Path | None,
-    simulate: Path | None, launches: int | None, budget: str | None, no_wait: bool, no_picture: bool, as_json: bool,
-    quiet: bool,
+    simulate: Path | None, refine: Path | None, against: str, link_gbs: float | None, launches: int | None,
+    budget: str | None, no_wait: bool, no_picture: bool, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Measure SWEEP (a shipped name or a TOML file; default: quick) into a run file.
 
     With no argument: this CPU's roofline in under a minute, as a table and a picture.
     """
     if resume:
-        _refuse_with_resume(sweep, output, pattern, launches, budget, replay, simulate)
+        _refuse_with_resume(sweep, output, pattern, launches, budget, replay, simulate, refine, against, link_gbs)
         job = _resumed(resume)
     else:
-        job = _planned(sweep or "quick", pattern, replay, simulate, launches, budget)
+        chosen = _sweep(sweep, refine, against, link_gbs)
+        job = _planned(chosen, pattern, replay, simulate, launches, budget)
+        job.refines = refine.name if refine else ""
     if dry_run:
         _print_plan(job.plan, as_json)
         return 0
@@ -65,17 +71,34 @@ class Job:
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.plan, self.players, self.source, self.old, self.clock = plan, players, source, old, clock
+        self.refines = ""
+
+
+def _sweep(name: str, refine: Path | None, against: str, link_gbs: float | None) -> Sweep:
+    """The sweep of that name or file, or the one that refines a run file. Raises UsageError."""
+    from pykernels.sweep import load_sweep
+
+    if refine is None:
+        if against or link_gbs is not None:
+            raise UsageError("--against and --link belong to --refine FILE, whose crossover they place")
+        return load_sweep(name or "quick")
+    if name:
+        raise UsageError(f'--refine plans its own cases from {refine}: leave out the sweep "{name}"')
+    from pykernels.analysis.crossover import Assumptions, Options
+    from pykernels.refine import refined_sweep
+    from pykernels.store import load_run
+
+    options = Options(against=against, assumptions=Assumptions(link_gbs=link_gbs))
+    return refined_sweep(load_run(refine), options)
 
 
 def _planned(
-    name: str, pattern: str, replay: Path | None, simulate: Path | None, launches: int | None, budget: str | None
+    sweep: Sweep, pattern: str, replay: Path | None, simulate: Path | None, launches: int | None, budget: str | None
 ) -> Job:
     from pykernels.machine.cpu import read_machine
     from pykernels.plan import make_plan
-    from pykernels.sweep import load_sweep
     from pykernels.units import parse_duration
 
-    sweep = load_sweep(name)
     if launches:
         sweep.launches = launches
     if budget:
@@ -142,7 +165,9 @@ def _measure(job: Job, path: Path, resuming: bool, no_wait: bool, quiet: bool) -
     if resuming:
         writer = open_for_resume(path)
     else:
-        writer = RunWriter(writable(path), make_header(plan, source=job.source, started=job.clock()))
+        header = make_header(plan, source=job.source, started=job.clock())
+        header.refines = job.refines
+        writer = RunWriter(writable(path), header)
     progress = make_progress(plan, quiet)
 
     def workers(launch: int) -> WorkerPool:

@@ -23,6 +23,7 @@ from pykernels.analysis.crossover.claims import claims
 from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values
 from pykernels.analysis.crossover.generated import generated_groups
 from pykernels.analysis.crossover.points import Point
+from pykernels.analysis.crossover.roofs import FLOOR_LOOKUPS
 from pykernels.analysis.crossover.sentences import sentence
 from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, check_loads, points_of, sides_of
 from pykernels.analysis.crossover.sources import ENDS, EQUAL_ENDS, check_ends
@@ -57,6 +58,7 @@ def analyse(runs: Sequence[RunLike], options: Options | None = None) -> Report:
     report.answers = [one.answer for one in studied]
     report.cells = [_cell(point, sides, options.band) for point in points]
     timed = [p for p in points if p.metric == "saturated" and not p.rival.refused and options.per == "device"]
+    timed = [p for p in timed if p.load.lookups > FLOOR_LOOKUPS]
     report.break_even = [break_even(point, sides.source) for point in timed if point.rival.cell or point.rival.parts]
     drawn = [one for one in studied if one.answer.kind != REFUSED or one.finding.labels]
     report.curves = [_view(one, options.band) for one in drawn]

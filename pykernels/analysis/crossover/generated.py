@@ -12,6 +12,7 @@ import msgspec
 from pykernels.analysis.crossover import model
 from pykernels.analysis.crossover.axes import AXES, LEAST_CELLS, Axis, groups
 from pykernels.analysis.crossover.points import Judged, Point
+from pykernels.analysis.crossover.roofs import FLOOR_LOOKUPS
 from pykernels.analysis.crossover.sides import Sides
 from pykernels.analysis.crossover.sources import Projection, Rival
 
@@ -30,7 +31,11 @@ def generated_groups(sides: Sides, points: Sequence[Point], axis: Axis) -> list[
 
 def bases(points: Sequence[Point]) -> list[Point]:
     """The centre of each workload's star: of the points that share tables, row type and skew, the one on most axes."""
-    usable = [point for point in points if point.rival.ends in ("G1", "G2") and not point.rival.refused]
+    usable = [
+        point
+        for point in points
+        if point.rival.ends in ("G1", "G2") and not point.rival.refused and point.load.lookups > FLOOR_LOOKUPS
+    ]
     counts: Counter[int] = Counter()
     for axis in AXES.values():
         if not axis.generated:

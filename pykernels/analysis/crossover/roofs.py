@@ -14,6 +14,8 @@ from pykernels.analysis.crossover.model import Device, Level
 from pykernels.model import Disturbed, Machine, Measured, Record
 from pykernels.units import RATE_UNITS
 
+#: a call of so few lookups costs the call itself, whatever it gathers: the floor of a CPU's time roof
+FLOOR_LOOKUPS = 16
 #: levels in order from the core outwards; a GPU's own memory counts as the last
 ORDER = ("L1", "L2", "L3", "LLC", "DRAM", "HBM")
 
@@ -57,8 +59,8 @@ def _ceiling(record: Record, seconds: float) -> list[Ceiling]:
         "level": figure.level,
     }
     if record.kernel == KERNEL:
-        # a call of a few lookups costs the call itself, whatever it gathers
-        tiny = workload_of(record).lookups <= 16 and not record.device.startswith("gpu")
+        tiny = workload_of(record).lookups <= FLOOR_LOOKUPS and not record.device.startswith("gpu")
+        place["path"] = record.mode  # a request costs more than a call in a row of calls
         return [Ceiling(kind="launch", op="call", value=seconds, **place)] if tiny else []
     if figure.kind == "launch":
         place["path"] = record.launch_path or figure.op  # the way of asking is the launch path
@@ -86,7 +88,9 @@ def device_of(ceilings: Sequence[Ceiling], cell: Cell, machine: Machine) -> tupl
     """The device that `cell` ran on, and which of its ceilings this run lacks (in words). None without gather roofs."""
     mine = [c for c in ceilings if c.device == cell.device and (cell.side == "GPU" or c.threads == cell.threads)]
     asked = {"mapped": "plain"}.get(cell.path, cell.path)  # mapped operands are launched plainly
-    floors = [c.value for c in mine if c.kind == "launch" and (cell.side == "CPU" or c.path == asked)]
+    asked = ("" if cell.metric in ("saturated", "energy") else "closed") if cell.side == "CPU" else asked
+    launches = [c for c in mine if c.kind == "launch"]
+    floors = [c.value for c in launches if c.path == asked] or [c.value for c in launches if cell.side == "CPU"]
     levels = _levels(mine, cell, machine)
     if (
         levels
