@@ -20,12 +20,17 @@ static constexpr int LINE_BYTES = 64, MOST_CHAINS = 16;
 #define FOR12(X) FOR8(X) X(8) X(9) X(10) X(11)
 
 #define BEGIN(i) const char* p##i = base + end[i] * LINE_BYTES;
-#define STEP(i) p##i = *reinterpret_cast<const char* const*>(p##i);
+// By hand: the compiler would move pointers from register to register, and with 12 of them to the stack.
+#if defined(__x86_64__)
+#define STEP(i) asm volatile("mov (%0), %0" : "+r"(p##i));
+#else
+#define STEP(i) asm volatile("ldr %0, [%0]" : "+r"(p##i));
+#endif
 #define END(i) end[i] = (p##i - base) / LINE_BYTES;
 #define CHAINS(N)                                                              \
   PK_HOT void pk_chase_##N(const char* base, int64_t* end, int64_t steps) {    \
     FOR##N(BEGIN)                                                              \
-    for (int64_t s = 0; s < steps; s += 8) {                                   \
+    for (int64_t turn = steps / 8; turn > 0; --turn) {                         \
       FOR##N(STEP) FOR##N(STEP) FOR##N(STEP) FOR##N(STEP)                      \
       FOR##N(STEP) FOR##N(STEP) FOR##N(STEP) FOR##N(STEP)                      \
     }                                                                          \

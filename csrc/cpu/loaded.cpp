@@ -56,10 +56,9 @@ PK_INLINE int64_t traffic(uint64_t* data, int64_t n, int64_t pause, const int64_
 #pragma GCC unroll 64
     for (int i = 0; i < BLOCK / PK_VECTOR_BYTES; ++i) {
       V x = load<V>(p + i * L);
-      consume(x);
-      if (i / PER_LINE % 4 >= 4 - WRITTEN) store(p + i * L, x);
-      else if (i % 2) s0 += x;
-      else s1 += x;
+      if (i / PER_LINE % 4 >= 4 - WRITTEN) consume(x), store(p + i * L, x);
+      else if (i % 2) s0 += x, consume(s0);
+      else s1 += x, consume(s1);
     }
     pause_for(pause);
     p += BLOCK / 8;

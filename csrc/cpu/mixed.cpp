@@ -54,6 +54,13 @@ struct Passes {
 #define VECTORS 4
 #endif
 
+// One pointer for all prefetches of a turn: left alone, the compiler keeps one for each, on the stack.
+PK_INLINE const char* ahead_of(const void* p, int64_t bytes) {
+  const char* far = static_cast<const char*>(p) + bytes;
+  asm("" : "+r"(far));
+  return far;
+}
+
 // Walks all passes in turns of STEP elements, and folds after every `between` turns, counted on from pass to pass.
 template <class T, int STEP, class Turn, class Fold>
 PK_INLINE void walk(const Passes<T>& w, int64_t between, Turn turn, Fold fold_all) {
@@ -76,7 +83,7 @@ PK_INLINE void walk(const Passes<T>& w, int64_t between, Turn turn, Fold fold_al
 #define TAKE(i) \
   V x##i = loadu<V>(p + i * L); \
   consume(x##i); \
-  if (PREFETCH && i * VB % LINE_BYTES == 0) prefetch(reinterpret_cast<const char*>(p + i * L) + w.ahead);
+  if (PREFETCH && i * VB % LINE_BYTES == 0) prefetch(far + i * VB);
 #define MORE_A(i) a##i = fma(x##i, q, a##i);
 #define MORE_B(i) b##i = fma(x##i, q, b##i);
 #define CLOSE(i) fold<T, VB>(s.sum, a##i); fold<T, VB>(s.sum, b##i);
@@ -88,6 +95,7 @@ PK_INLINE void many(const Passes<T>& w, Sums<T, VB>& s) {
   const int64_t fours = w.k / 4;
   EACH(OPEN)
   walk<T, VECTORS * L>(w, w.k < FOLD ? FOLD / w.k : 1, [&](const T* p) __attribute__((always_inline)) {
+    const char* far = ahead_of(p, w.ahead);
     EACH(TAKE)
     for (int64_t four = 0; four < fours; ++four) {
       consume(q);
@@ -118,11 +126,11 @@ PK_INLINE void few(const Passes<T>& w, Sums<T, VB>& s) {
   U x0{}, x1{}, x2{}, x3{};
   const V q = broadcast<V>(w.q);
   walk<T, STEP * L>(w, FOLD / (STEP / SKIP), [&](const T* p) __attribute__((always_inline)) {
+    const char* far = ahead_of(p, w.ahead);
 #pragma GCC unroll 64
     for (int i = 0; i < STEP; ++i) {
-      const T* at = p + i * L;
-      if (PREFETCH && i % PER_LINE == 0) prefetch(reinterpret_cast<const char*>(at) + w.ahead);
-      const V x = loadu<V>(at);
+      if (PREFETCH && i % PER_LINE == 0) prefetch(far + i * VB);
+      const V x = loadu<V>(p + i * L);
       const int turn = i / PER_LINE / SKIP * PER_LINE + i % PER_LINE;
       if (i / PER_LINE % SKIP == 0) {
         if (turn % 4 == 0) y0 = fma(x, q, y0), consume(y0);
@@ -179,12 +187,9 @@ PK_INLINE void all_passes(const pk_call* c, const pk_team* t, Body body) {
 }
 
 // One function for each remainder of k by 4 and for each skip, and one that chooses.
-#define BODY(dtype, T, VB, variant, name, call)                                                             \
-  PK_HOT void pk_mixed_##dtype##_##variant##_##name(const Passes<T>* w, Sums<T, VB>* s) {                   \
-    Sums<T, VB> mine = *s;                                                                                  \
-    call(*w, mine);                                                                                     \
-    *s = mine;                                                                                          \
-  }
+// The sums stay in memory: a register less for the loops that have few.
+#define BODY(dtype, T, VB, variant, name, call) \
+  PK_HOT void pk_mixed_##dtype##_##variant##_##name(const Passes<T>* w, Sums<T, VB>* s) { call(*w, *s); }
 #define COMMA ,
 #define KERNEL(dtype, T, VB, variant, PREFETCH)                                                             \
   BODY(dtype, T, VB, variant, k0, many<T COMMA VB COMMA 0 COMMA PREFETCH>)                                           \

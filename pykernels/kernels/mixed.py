@@ -31,7 +31,8 @@ LONG = 4.0
 
 class Mixed(Problem, frozen=True, kw_only=True):
     """`units` arrays of `n` elements, each read in `parts` equal parts, one a call, in turn. `k` multiply-adds an
-    element, or with k = 0 one for each element of every skip-th line. Dims: (n, parts, k, skip, units); scalars: (3.0,)."""
+    element, or with k = 0 one for each element of every skip-th line. Dims: (n, parts, k, skip, units); scalars:
+    (3.0,)."""
 
     kernel: ClassVar[str] = "mixed"
 

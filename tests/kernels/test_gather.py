@@ -20,7 +20,7 @@ from pykernels.model import Case, Implementation, Placement
 def test_every_variant_is_right(row_bytes: int, isa: str) -> None:
     problem = Gather(dtype="fp32", rows=777, row_bytes=row_bytes, lookups=2003)
     found = list(implementations(problem, isa))
-    assert len(found) == 6
+    assert len(found) == 11
     for implementation in found:
         for threads in (1, 2):
             assert wrong(problem, implementation, threads) is None, (implementation, threads)
