@@ -102,6 +102,7 @@ struct Finish {
 // ------------------------------------------------------------------------------------------------------------ plan
 
 static constexpr int64_t A_BLOCK = 384 << 10, B_PRIVATE = 256 << 10, B_SHARED = 4 << 20, SMALL = 8;
+static constexpr int64_t FEW = 32, FEW_AHEAD = 512;  // steps along k at once where C has few rows, and bytes to prefetch ahead
 
 struct Plan {
   bool dot = false, split = false, shared = true, direct_a = false, direct_b = false;
@@ -133,10 +134,11 @@ static Plan plan_of(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int64_t l
   }
   const int64_t rows = round_up((m + plan.tm - 1) / plan.tm, R), columns = (n + plan.tn - 1) / plan.tn;
   plan.shared = plan.tm > 1 || (plan.tn == 1 && rows > 4 * R);
-  const int64_t groups = size == 4 && per > 1 ? 1024 : 512;
+  // A narrow product reads A once: whole rows of it, if they fit.
+  const int64_t groups = columns <= 2 * N ? 32768 / size / 2 : size == 4 && per > 1 ? 1024 : 512;
   plan.kc = blocks_of(k, groups * per, 2 * per);
   const bool rows_of_b = K::raw && per == 1 && !tb;
-  if (rows_of_b && m <= R && k > 32) plan.direct_b = true, plan.kc = 32;
+  if (rows_of_b && m <= R && k > FEW) plan.direct_b = true, plan.kc = FEW;
   if (rows_of_b && !plan.direct_b && ldb * size <= 512 && columns % N == 0) plan.direct_b = true;
   plan.direct_a = K::raw && !ta && k % per == 0 && k <= 256 * per && columns <= 256 && lda / per * size % 2048 != 0;
   const int64_t kg = (plan.kc + per - 1) / per;
@@ -258,17 +260,27 @@ struct Packed {
     for (int64_t ic = m0; ic < m1; ic += plan.mc) {
       const int64_t rows = std::min(plan.mc, m1 - ic);
       if (!plan.direct_a) pack_a(ic, rows, pc, kc);
-      for (int64_t q = q0; q < q1; ++q) {
+      auto tile_of = [&](int64_t q, int64_t i) __attribute__((always_inline)) {
         const int64_t j = jc + q * N, width = std::min(N, jc + columns - j);
         const bool in_place = plan.direct_b && width == N;
         const char* panel = plan.direct_b ? tail : panel_of(q, all);
         const void* b = in_place ? static_cast<const void*>(b_at(pc, j)) : panel;
         const int32_t* column_sums = int8 ? reinterpret_cast<const int32_t*>(panel + panel_bytes(plan) - N * 4) : nullptr;
+        tile_at(ic + i, j, std::min(R, rows - i), width,
+                plan.direct_a ? static_cast<const void*>(a + (ic + i) * p.lda + pc)
+                              : reinterpret_cast<const G*>(panels) + i * groups(kc),
+                plan.direct_a ? p.lda * int64_t(sizeof(A)) : 0, b, in_place ? p.ldb : N, kc, pc == 0, column_sums);
+      };
+      if (plan.direct_a) {  // B is in the L1: A and C pass by once
         for (int64_t i = 0; i < rows; i += R)
-          tile_at(ic + i, j, std::min(R, rows - i), width,
-                  plan.direct_a ? static_cast<const void*>(a + (ic + i) * p.lda + pc)
-                                : reinterpret_cast<const G*>(panels) + i * groups(kc),
-                  plan.direct_a ? p.lda * int64_t(sizeof(A)) : 0, b, in_place ? p.ldb : N, kc, pc == 0, column_sums);
+          for (int64_t q = q0; q < q1; ++q) tile_of(q, i);
+        continue;
+      }
+      for (int64_t q = q0; q < q1; ++q) {
+        if (plan.direct_b && plan.kc == FEW)  // few rows of C: B passes by once, in short pieces of many rows
+          for (int64_t l = 0; l < kc; ++l)
+            for (int64_t at = 0; at < N * int64_t(sizeof(B)); at += 64) prefetch_past(b_at(pc + l, jc + q * N), FEW_AHEAD + at);
+        for (int64_t i = 0; i < rows; i += R) tile_of(q, i);
       }
     }
   }
@@ -342,7 +354,10 @@ PK_INLINE void dot_tile(const EB* big, int64_t ld, const ES* small, int64_t smal
   each<RB * RS>([&](auto i) __attribute__((always_inline)) { s[i] = V{}; });
   auto add = [&](const EB* x, int64_t ldx, const ES* y) __attribute__((always_inline)) {
     vec<typename K::G> v[RB];
-    each<RB>([&](auto r) __attribute__((always_inline)) { v[r] = K::along(x + r * ldx); });
+    each<RB>([&](auto r) __attribute__((always_inline)) {
+      prefetch_past(x + r * ldx, AHEAD);
+      v[r] = K::along(x + r * ldx);
+    });
     each<RS>([&](auto c) __attribute__((always_inline)) {
       const auto w = K::along(y + c * small_ld);
       each<RB>([&](auto r) __attribute__((always_inline)) {

@@ -29,7 +29,9 @@ LONG_PAIRS = 1 << 24
 
 
 class Attention(Problem, frozen=True, kw_only=True):
-    """`lq` queries against `lk` keys. Dims: (batch, heads, kv_heads, lq, lk, dim, causal); scalars: (1 / sqrt(dim),)."""
+    """`lq` queries against `lk` keys.
+
+    Dims: (batch, heads, kv_heads, lq, lk, dim, causal); scalars: (1 / sqrt(dim),)."""
 
     kernel: ClassVar[str] = "attention"
     defaults: ClassVar[Mapping[str, Any]] = {"batch": 1, "causal": False}
@@ -43,7 +45,7 @@ class Attention(Problem, frozen=True, kw_only=True):
     causal: bool = False
 
     def params(self) -> dict[str, str]:
-        """Shape (kv as written, where that was given); kv_heads only where it differs from heads, batch and causal where they are not the default."""
+        """Shape (kv as written, where that was given); kv_heads, batch and causal only where they are not the default."""
         keys = dict(self.symbols) or {"lk": str(self.lk)}
         found = {"lq": str(self.lq), **keys, "heads": str(self.heads)}
         if self.kv_heads != self.heads:
@@ -67,10 +69,9 @@ class Attention(Problem, frozen=True, kw_only=True):
     def operands(self) -> tuple[Operand, ...]:
         """q, k, v, o; each with its rows as the first axis."""
         rows, keys = self.batch * self.heads * self.lq, self.batch * self.kv_heads * self.lk
-        signed = {"low": -1.5, "high": 1.5}
-        return (
-            Operand("q", "in", (rows, self.dim), self.dtype, Recipe(seed=1, **signed)),
-            Operand("k", "in", (keys, self.dim), self.dtype, Recipe(seed=2, **signed)),
+            return (
+            Operand("q", "in", (rows, self.dim), self.dtype, Recipe(seed=1, low=-1.5, high=1.5)),
+            Operand("k", "in", (keys, self.dim), self.dtype, Recipe(seed=2, low=-1.5, high=1.5)),
             Operand("v", "in", (keys, self.dim), self.dtype, Recipe(seed=3)),
             Operand("o", "out", (rows, self.dim), self.dtype),
         )
@@ -181,7 +182,7 @@ class Attention(Problem, frozen=True, kw_only=True):
 
 
 def build(values: Mapping[str, Any], space: Space) -> Attention:
-    """The attention of a shape; `group` may stand for kv_heads, `kv` (a size such as "0.4 L2") for lk. Raises UsageError."""
+    """The attention of a shape; `group` may stand for kv_heads, `kv` (bytes: "0.4 L2") for lk. Raises UsageError."""
     heads = int(values["heads"])
     kv_heads = int(values.get("kv_heads", heads))
     if "group" in values:

@@ -1,7 +1,7 @@
 """Matrix products C = alpha A B + beta C, from skinny to square: the kernel that walks along the roofline.
 
-fp64 and fp32 multiply and add in their own type. bf16 operands are multiplied exactly, summed in fp32, and C is rounded to
-bf16. int8: A is unsigned with one zero point z, B signed, both with fp32 scales (A's by row, B's by column):
+fp64 and fp32 multiply and add in their own type. bf16 operands are multiplied exactly, summed in fp32, and C is rounded
+to bf16. int8: A is unsigned with one zero point z, B signed, both with fp32 scales (A's by row, B's by column):
 C = row[i] column[j] sum over k of (A[i, k] - z) B[k, j], summed exactly in int32, in fp32. FLOPs are 2 m n k a product.
 """
 
@@ -33,8 +33,8 @@ LONGEST_INT8 = 65536
 
 
 class Gemm(Problem, frozen=True, kw_only=True):
-    """`batch` products of m x k by k x n. `transpose` says for A and B in turn whether they are stored transposed ("t");
-    `pad` elements lengthen every stored row (its leading dimension). `zero` is A's zero point (int8).
+    """`batch` products of m x k by k x n. `transpose` says of A and B in turn whether they are stored transposed
+    ("t"); `pad` elements lengthen every stored row (its leading dimension). `zero` is A's zero point (int8).
 
     Dims: (batch, m, n, k, lda, ldb, ldc, ta, tb, zero); scalars: (alpha, beta)."""
 
@@ -105,7 +105,7 @@ class Gemm(Problem, frozen=True, kw_only=True):
         return 2.0 * self.batch * self.m * self.n * self.k
 
     def traffic(self) -> Traffic:
-        """Each operand once (C twice where beta is not 0): what a product that fits into the nearest cache would move."""
+        """Each operand once (C twice where beta is not 0)."""
         sizes = {name: float(np.prod(self.stored(name))) * self.batch * self._size(name) for name in "abc"}
         if self.dtype == "int8":
             sizes["scales"] = 4.0 * (self.m + self.n)
@@ -161,8 +161,8 @@ class Gemm(Problem, frozen=True, kw_only=True):
         return {"c": widen(c[:, : self.n], TYPES[self.dtype][2])}
 
     def roundings(self) -> float:
-        """Relative error bound of a result whose terms all have one sign (Higham, Accuracy and Stability, eq. 3.5): k + 3
-        roundings of the sum's type in any order of addition, then one of C's."""
+        """Relative error bound of a result whose terms all have one sign (Higham, Accuracy and Stability, eq. 3.5): k + 3 roundings
+        of the sum's type in any order of addition, then one of C's."""
         if self.dtype == "int8":  # the sum is exact: conversion, two scales, alpha, beta and their sum
             return 6 * ROUNDOFF["fp32"]
         u = ROUNDOFF[TYPES[self.dtype][3]]

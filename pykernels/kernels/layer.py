@@ -1,7 +1,8 @@
-"""The operators of a Transformer, each run in all layers with every layer's own weights, and all of them in order (`chain`).
+"""The operators of a Transformer, each run in all layers with every layer's own weights, and their `chain`.
 
-One call is one pass of an encoder over `seq` tokens, or one token step of a decoder with seq / 2 tokens cached (at least the
-new one, which takes the cache's last place). A layer of the chain, normalised after each residual (Vaswani et al. 2017):
+One call is one pass of an encoder over `seq` tokens, or one token step of a decoder with seq / 2 tokens cached (at least
+the new one, which takes the cache's last place). A layer of the chain, normalised after each residual (Vaswani et al.
+2017):
 
     a = attention(qkv(x));  h = norm(x + out(a));  x = norm(h + down(gelu(up(h))))
 
@@ -123,11 +124,10 @@ class Layer(Problem, frozen=True, kw_only=True):
 
     def _norms(self) -> tuple[Operand, ...]:
         shape = (self.layers, self.hidden)
-        gamma, beta = {"low": 0.5, "high": 1.5}, {"low": -0.1, "high": 0.1}
         return tuple(
-            Operand(f"{letter}{n}", "in", shape, self.dtype, Recipe(seed=30 + 2 * n + i, **(gamma, beta)[i]))
+            Operand(f"{letter}{n}", "in", shape, self.dtype, Recipe(seed=30 + 2 * n + i, low=low, high=high))
             for n in (1, 2)
-            for i, letter in enumerate("gb")
+            for i, (letter, low, high) in enumerate((("g", 0.5, 1.5), ("b", -0.1, 0.1)))
         )
 
     def _cache(self) -> tuple[Operand, ...]:
@@ -213,8 +213,8 @@ class Layer(Problem, frozen=True, kw_only=True):
 
     def tolerance(self) -> Tolerance:
         """Values are of the order of 1 throughout. Sums of up to `ffn` products err by 8 sqrt(ffn) u (the spread of
-        roundings, Higham and Mary 2019, times 8), and so does an fp32 reference; the storage type rounds each operator's
-        output once; in the chain, eight operators a layer add up as their root."""
+        roundings, Higham and Mary 2019, times 8), and so does an fp32 reference; the storage type rounds each
+        operator's output once; in the chain, eight operators a layer add up as their root."""
         operators = 8 * self.layers if self.op == "chain" else 1
         sums = 8 * math.sqrt(max(self.ffn, self.hidden, self.context)) * ROUNDOFF["fp32"]
         stored = ROUNDOFF["bf16"] if self.dtype == "bf16" else 0.0

@@ -93,8 +93,8 @@ class Norm(Problem, frozen=True, kw_only=True):
 
     def tolerance(self) -> Tolerance:
         """On x in [-1.5, 2.5]: with terms of at most 4 about the row's first element, mean and variance err by at most
-        (width / 16 + 8) u times 16 (sixteen or more partial sums), relative to a variance of about 4/3; y is at most 2.2 x 1.5 + 1.5.
-        The count under the root stands for the spread of roundings (Higham and Mary 2019), times 8."""
+        (width / 16 + 8) u times 16 (sixteen or more partial sums), relative to a variance of about 4/3; y is at most
+        2.2 x 1.5 + 1.5. The count under the root stands for the spread of roundings (Higham and Mary 2019), times 8."""
         u = ROUNDOFF["fp32"]
         bound = 8 * (self.width / 4 + 8) ** 0.5 * 16 * u
         return Tolerance(absolute=bound, relative=8 * u + (1.01 * ROUNDOFF["bf16"] if self.dtype == "bf16" else 0.0))

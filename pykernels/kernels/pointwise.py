@@ -108,7 +108,7 @@ def gelu(x: Array) -> Array:
 
 
 def sized(values: Mapping[str, Any], space: Space, kernel: str) -> tuple[int, str, dict[str, str], int]:
-    """(bytes, level, symbols, parts) of a problem that fills a level or a size; raises UsageError where both are given."""
+    """(bytes, level, symbols, parts) of a problem that fills a level or a size; UsageError where both are given."""
     level, text = values.get("level", ""), values.get("size", "")
     if level and text:
         raise UsageError(f'{kernel}: both level = "{level}" and size = "{text}" are given: write one of them')

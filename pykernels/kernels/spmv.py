@@ -1,7 +1,7 @@
 """A pruned matrix times a vector, y = A x, A in compressed sparse rows (CSR): the case for and against sparsity.
 
-Every row keeps the same number of elements, round(density x cols), one from each of as many equal stretches of columns. Values
-are fp32 or bf16, indices int32, x and y fp32. Compare with `gemv` of the same rows, cols and dtype.
+Every row keeps the same number of elements, round(density x cols), one from each of as many equal stretches of
+columns. Values are fp32 or bf16, indices int32, x and y fp32. Compare with `gemv` of the same rows, cols and dtype.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ class Spmv(Problem, frozen=True, kw_only=True):
         return 2.0 * self.nnz / self.parts
 
     def traffic(self) -> Traffic:
-        """Values, indices and row starts once; x once a call at the least (it is read again for every row, from a cache)."""
+        """Values, indices and row starts once; x once a call (it is read again for every row, from a cache)."""
         sizes = {
             "values": self.nnz * DTYPE_BYTES[self.dtype] / self.parts, "columns": INDEX_BYTES * self.nnz / self.parts,
-            "starts": INDEX_BYTES * (self.rows + 1) / self.parts, "x": 4.0 * self.cols, "y": 4.0 * self.rows / self.parts,
+            "starts": INDEX_BYTES * (self.rows + 1) / self.parts, "x": 4.0 * self.cols,
+            "y": 4.0 * self.rows / self.parts,
         }  # fmt: skip
         total = sum(sizes.values())
         return Traffic(
