@@ -121,11 +121,12 @@ class Softmax(Problem, frozen=True, kw_only=True):
 
     def tolerance(self) -> Tolerance:
         """s is rounded three times, each time by u of at most 2 (HIGH - LOW) scale, a relative error as large of e^s; exp errs by an ulp (2 u), a sum of n positive terms by n u, the division by 2 u; storing rounds once
-        more. Results under the smallest normal number may be flushed."""
+        more, in fp16 to a multiple of 2^-24. Results under the smallest normal number may be flushed."""
         u = ROUNDOFF["fp32"]
         reach = 2 * (HIGH - LOW) * max(1.0, abs(self.scale))
         error = 1.01 * u * (3 * reach + self.width + 6)
-        return Tolerance(relative=error + (0.0 if self.dtype == "fp32" else ROUNDOFF[self.dtype]), absolute=2.0**-126)
+        stored = 0.0 if self.dtype == "fp32" else ROUNDOFF[self.dtype]
+        return Tolerance(relative=error + stored, absolute=2.0**-25 if self.dtype == "fp16" else 2.0**-126)
 
     def small(self) -> Softmax:
         """Some dozen rows of the same width, up to 5000."""
