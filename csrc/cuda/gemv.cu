@@ -6,16 +6,16 @@
 // Variants: warp   a warp a row, U accesses of 16 bytes in flight a lane
 //           rows4  a warp for four rows, which share what is read of x
 //           block  a block a row, for few long rows
-// Up to four vectors of a batch share one reading of A; more go in turns, which find the row in the caches.
+// BATCH vectors share one reading of A, as registers allow; more go in turns, which find the row in the caches.
 #include "common.cuh"
 
-enum { GROUP = 128, BATCH = 4 };
+enum { GROUP = 128 };
 
 // Formats: PER elements in 16 bytes, how they come out, and what x and the sums are.
 template <class T, class S> struct gemv_plain {
   typedef T X;
   typedef S Sum;
-  enum { PER = 16 / sizeof(T), GROUPED = 0 };
+  enum { PER = 16 / sizeof(T), GROUPED = 0, BATCH = 4 };
   PK_METHOD static pk_int bytes(pk_int cols) { return cols * (pk_int)sizeof(T); }
   PK_METHOD static void unpack(const pk_word4& word, S* w) {
     const pk_vec<T, PER>& v = *(const pk_vec<T, PER>*)&word;
@@ -27,7 +27,7 @@ template <class T, class S> struct gemv_plain {
 struct gemv_int8 {
   typedef float X;
   typedef float Sum;
-  enum { PER = 16, GROUPED = 1 };
+  enum { PER = 16, GROUPED = 1, BATCH = 2 };
   PK_METHOD static pk_int bytes(pk_int cols) { return cols; }
   PK_METHOD static void unpack(const pk_word4& word, float* w) {
 #pragma unroll
@@ -38,7 +38,7 @@ struct gemv_int8 {
 struct gemv_int4 {
   typedef float X;
   typedef float Sum;
-  enum { PER = 32, GROUPED = 1 };
+  enum { PER = 32, GROUPED = 1, BATCH = 1 };
   PK_METHOD static pk_int bytes(pk_int cols) { return cols / 2; }
   PK_METHOD static void unpack(const pk_word4& word, float* w) {
 #pragma unroll
@@ -147,7 +147,8 @@ template <class F, int ROWS, int U, bool BLOCK> PK_DEV void gemv(const pk_args& 
   typename F::X* y = (typename F::X*)a.ptr[3];
   if (row >= g.rows) return;  // a whole warp or block at once
 #pragma unroll 1
-  for (; vector + BATCH <= g.batch; vector += BATCH) gemv_vectors<F, ROWS, BATCH, 1, BLOCK>(g, row, vector, y);
+  for (; F::BATCH > 1 && vector + F::BATCH <= g.batch; vector += F::BATCH)
+    gemv_vectors<F, ROWS, F::BATCH, 1, BLOCK>(g, row, vector, y);
 #pragma unroll 1
   for (; vector < g.batch; ++vector) gemv_vectors<F, ROWS, 1, U, BLOCK>(g, row, vector, y);
 }

@@ -1,83 +1,108 @@
-// Softmax along rows: out = exp(x - max) / sum(exp(x - max)), computed in fp32 and stored in the type of x.
+// Softmax along rows: out = exp(s - max s) / sum exp(s - max s) with s = scale x + mask, in fp32, stored in the type of x.
 //
-// Operands: x (in), out (out). dims: rows, width. 16-byte accesses where width allows, else single elements.
-// Variants: warp  one warp a row (short rows); block  one block of 256 threads a row. A row is kept in registers as far as
-// these hold it (KEEP accesses a thread); the rest is read again from the caches.
+// Operands, dims and scalars are those of kernels/softmax.py: x, mask (fp32, one row, or none), out. dims: rows, width, 1 for a
+// mask. scalars: scale. One launch makes all rows, whatever parts a CPU makes of them. A fully masked row gives zeros.
+// Variants: warp  a warp a row (short rows); block  a block of 256 threads a row.
+// A row stays in registers as far as KEEP elements a thread hold it, with one exponential an element; the rest is read again
+// from the caches. 16-byte accesses where the width allows, else single elements.
 #include "common.cuh"
 
-template <class T> struct softmax_types { enum { WIDE = 16 / sizeof(T) }; };
+enum { KEEP = 32 };
+#define SOFTMAX_LOWEST (-3.402823466e38f)
 
 // Threads of one row: a warp or a block, and how they reduce.
 struct softmax_warp {
-  enum { THREADS = 32, KEEP = 8 };
+  enum { THREADS = 32 };
   PK_METHOD static int rank() { return pk_lane(); }
   PK_METHOD static pk_int row() { return pk_warp(); }
   template <class F> PK_METHOD static float reduce(float x, F f, float) { return pk_warp_reduce(x, f); }
 };
 struct softmax_block {
-  enum { THREADS = 256, KEEP = 8 };
+  enum { THREADS = 256 };
   PK_METHOD static int rank() { return threadIdx.x; }
   PK_METHOD static pk_int row() { return blockIdx.x; }
   template <class F> PK_METHOD static float reduce(float x, F f, float identity) { return pk_block_reduce(x, f, identity); }
 };
 
-#define SOFTMAX_LOWEST (-3.402823466e38f)
+// e^x for x <= 0; what would be no normal number is 0.
+PK_DEV float softmax_exp(float x) { return x < -87.33f ? 0.f : pk_exp(x); }
 
-template <class T, class R, int W> PK_DEV void softmax_row(const T* in, T* out, pk_int width) {
-  typedef pk_vec<T, W> V;
-  const V* x = (const V*)in;
-  V* y = (V*)out;
-  pk_int n = width / W;
-  V kept[R::KEEP];
-  float top = SOFTMAX_LOWEST;
+// s of the W elements of access i.
+template <class T, int W, bool MASK>
+PK_DEV void softmax_load(const T* x, const float* mask, float scale, pk_int i, float* s) {
+  pk_vec<T, W> v = ((const pk_vec<T, W>*)x)[i];
 #pragma unroll
-  for (int k = 0; k < R::KEEP; ++k) {
-    pk_int i = R::rank() + k * R::THREADS;
-    if (i < n) kept[k] = x[i];
+  for (int w = 0; w < W; ++w) s[w] = MASK ? fmaf(scale, pk_widen(v.v[w]), mask[i * W + w]) : scale * pk_widen(v.v[w]);
+}
+
+template <class T, int W> PK_DEV void softmax_store(T* out, pk_int i, const float* e, float factor) {
+  pk_vec<T, W> v;
 #pragma unroll
-    for (int w = 0; w < W; ++w) top = i < n ? fmaxf(top, pk_widen(kept[k].v[w])) : top;
+  for (int w = 0; w < W; ++w) pk_narrow(e[w] * factor, &v.v[w]);
+  ((pk_vec<T, W>*)out)[i] = v;
+}
+
+template <class T, class R, int W, bool MASK>
+PK_DEV void softmax_row(const T* x, const float* mask, T* out, pk_int width, float scale) {
+  enum { HELD = KEEP / W };  // accesses in registers
+  pk_int n = width / W, rank = R::rank();
+  float kept[HELD][W], s[W], top = SOFTMAX_LOWEST, sum = 0;
+#pragma unroll
+  for (int k = 0; k < HELD; ++k) {
+    if (rank + k * R::THREADS < n) softmax_load<T, W, MASK>(x, mask, scale, rank + k * R::THREADS, kept[k]);
+#pragma unroll
+    for (int w = 0; w < W; ++w) {
+      kept[k][w] = rank + k * R::THREADS < n ? kept[k][w] : SOFTMAX_LOWEST;
+      top = fmaxf(top, kept[k][w]);
+    }
   }
-  for (pk_int i = R::rank() + R::KEEP * R::THREADS; i < n; i += R::THREADS) {
-    V v = x[i];
+#pragma unroll 1
+  for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
+    softmax_load<T, W, MASK>(x, mask, scale, i, s);
 #pragma unroll
-    for (int w = 0; w < W; ++w) top = fmaxf(top, pk_widen(v.v[w]));
+    for (int w = 0; w < W; ++w) top = fmaxf(top, s[w]);
   }
   top = R::reduce(top, pk_max(), SOFTMAX_LOWEST);
-  float sum = 0;
+  if (top == SOFTMAX_LOWEST) top = 0;  // all masked: every exponential is 0
 #pragma unroll
-  for (int k = 0; k < R::KEEP; ++k)
+  for (int k = 0; k < HELD; ++k)
 #pragma unroll
-    for (int w = 0; w < W; ++w)
-      if (R::rank() + k * R::THREADS < n) sum += __expf(pk_widen(kept[k].v[w]) - top);
-  for (pk_int i = R::rank() + R::KEEP * R::THREADS; i < n; i += R::THREADS) {
-    V v = x[i];
+    for (int w = 0; w < W; ++w) sum += kept[k][w] = softmax_exp(kept[k][w] - top);
+#pragma unroll 1
+  for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
+    softmax_load<T, W, MASK>(x, mask, scale, i, s);
 #pragma unroll
-    for (int w = 0; w < W; ++w) sum += __expf(pk_widen(v.v[w]) - top);
+    for (int w = 0; w < W; ++w) sum += softmax_exp(s[w] - top);
   }
-  float scale = 1.f / R::reduce(sum, pk_add(), 0.f);
+  sum = R::reduce(sum, pk_add(), 0.f);
+  float factor = sum > 0 ? 1.f / sum : 0.f;
 #pragma unroll
-  for (int k = 0; k < R::KEEP; ++k) {
-    pk_int i = R::rank() + k * R::THREADS;
-    V v;
+  for (int k = 0; k < HELD; ++k)
+    if (rank + k * R::THREADS < n) softmax_store<T, W>(out, rank + k * R::THREADS, kept[k], factor);
+#pragma unroll 1
+  for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
+    softmax_load<T, W, MASK>(x, mask, scale, i, s);
 #pragma unroll
-    for (int w = 0; w < W; ++w) pk_narrow(i < n ? __expf(pk_widen(kept[k].v[w]) - top) * scale : 0.f, &v.v[w]);
-    if (i < n) y[i] = v;
-  }
-  for (pk_int i = R::rank() + R::KEEP * R::THREADS; i < n; i += R::THREADS) {
-    V v = x[i];
-#pragma unroll
-    for (int w = 0; w < W; ++w) pk_narrow(__expf(pk_widen(v.v[w]) - top) * scale, &v.v[w]);
-    y[i] = v;
+    for (int w = 0; w < W; ++w) s[w] = softmax_exp(s[w] - top);
+    softmax_store<T, W>(out, i, s, factor);
   }
 }
 
-template <class T, class R> PK_DEV void softmax(const pk_args& a) {
+template <class T, class R, bool MASK> PK_DEV void softmax_masked(const pk_args& a) {
+  enum { WIDE = 16 / sizeof(T) };
   pk_int row = R::row(), width = a.dim[1];
   if (row >= a.dim[0]) return;  // a whole warp or block at once
-  const T* in = (const T*)a.ptr[0] + row * width;
-  T* out = (T*)a.ptr[1] + row * width;
-  if (width % softmax_types<T>::WIDE == 0) softmax_row<T, R, softmax_types<T>::WIDE>(in, out, width);
-  else softmax_row<T, R, 1>(in, out, width);
+  const T* x = (const T*)a.ptr[0] + row * width;
+  const float* mask = (const float*)a.ptr[1];
+  T* out = (T*)a.ptr[2] + row * width;
+  float scale = (float)a.scalar[0];
+  if (width % WIDE == 0) softmax_row<T, R, WIDE, MASK>(x, mask, out, width, scale);
+  else softmax_row<T, R, 1, MASK>(x, mask, out, width, scale);
+}
+
+template <class T, class R> PK_DEV void softmax(const pk_args& a) {
+  if (a.dim[2]) softmax_masked<T, R, true>(a);
+  else softmax_masked<T, R, false>(a);
 }
 
 PK_ENTRY(softmax, , fp32, warp, 75, 256, ITEMS(0, 8), none, (softmax<float, softmax_warp>(a)))

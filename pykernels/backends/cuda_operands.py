@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 #: kernels whose launch covers every part of the operands
-WHOLE = ("stream", "gemv")
+WHOLE = ("stream", "gemv", "softmax")
 
 
 class Operands:
@@ -132,6 +132,8 @@ class Operands:
 
     def _fill(self, operand: Operand) -> None:
         recipe, buffer = operand.recipe, self.buffers[operand.name]
+        if not math.prod(operand.shape):
+            return
         if recipe.distribution == "host":
             self.device.write(buffer, self.problem.host_input(operand.name))
             return
@@ -154,8 +156,6 @@ def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None
         _fill_quantised(session, operand, buffer)
         return
     dims = [math.prod(operand.shape), recipe.seed, BITS[operand.dtype], fill_kind(operand)]
-    if not dims[0]:
-        return
     session.launch("fill", "any", [buffer.pointer], dims, (recipe.low, recipe.high))
 
 

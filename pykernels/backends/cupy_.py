@@ -33,17 +33,17 @@ def store(cp: Any, problem: Problem, a: Arrays) -> None:
 
 
 def softmax(cp: Any, problem: Problem, a: Arrays) -> None:
-    """Row maximum, exponential, row sum, quotient: four library calls."""
-    x, out = (a[operand.name] for operand in problem.operands())
-    cp.subtract(x, x.max(axis=1, keepdims=True), out=out)
+    """Product with the scale, row maximum, exponential, row sum, quotient: a library call each."""
+    out = a["out"]
+    cp.multiply(a["x"], out.dtype.type(problem.scalars()[0]), out=out)
+    cp.subtract(out, out.max(axis=1, keepdims=True), out=out)
     cp.exp(out, out=out)
     cp.divide(out, out.sum(axis=1, keepdims=True), out=out)
 
 
 def gemv(cp: Any, problem: Problem, a: Arrays) -> None:
-    """y = A x by cuBLAS."""
-    matrix, x, y = (a[operand.name] for operand in problem.operands())
-    y[...] = matrix @ x
+    """Y = X A^T by cuBLAS."""
+    a["y"][...] = a["x"] @ a["a"].T
 
 
 def embedding_bag(cp: Any, problem: Problem, a: Arrays) -> None:
@@ -67,7 +67,7 @@ FUNCTIONS: dict[tuple[str, str], tuple[Callable[[Any, Problem, Arrays], None], t
     ("stream", "triad"): (triad, ("fp64", "fp32")),
     ("stream", "store"): (store, ("fp64", "fp32")),
     ("softmax", ""): (softmax, ("fp32",)),
-    ("gemv", ""): (gemv, ("fp32",)),
+    ("gemv", ""): (gemv, ("fp64", "fp32")),
     ("embedding_bag", ""): (embedding_bag, ("fp32",)),
     ("embedding_gather", ""): (embedding_gather, ("fp32",)),
 }
@@ -77,7 +77,7 @@ def function_for(problem: Problem) -> Callable[[Any, Problem, Arrays], None] | N
     """The expression for a problem, or None."""
     kernel, op, dtype = problem.entry()
     function, dtypes = FUNCTIONS.get((kernel, op), (None, ()))
-    if function is embedding_bag and not equal_bags(problem):
+    if (function is embedding_bag and not equal_bags(problem)) or getattr(problem, "mask", False):
         return None
     return function if dtype in dtypes else None
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pykernels.backends.cuda_operands import calls_of_launch
 from pykernels.errors import PykernelsError
 from pykernels.kernels import dtypes
 from pykernels.kernels import random as inputs
@@ -42,6 +43,7 @@ class ArrayRunner:
         indices = self.arrays.get("indices")
         self._sets = [] if indices is None or indices.ndim == 1 else [indices[row] for row in range(indices.shape[0])]
         self._turn = 0
+        self._each = calls_of_launch(problem)
         self.run(1)
 
     def _call(self) -> None:
@@ -71,7 +73,7 @@ class ArrayRunner:
     def run(self, calls: int) -> None:
         """Run untimed, from the first index set, and wait."""
         self._turn = 0
-        self._often(calls)
+        self._often(-(-calls // self._each))
         self.library.synchronize()
 
     def _often(self, calls: int) -> None:
@@ -80,14 +82,15 @@ class ArrayRunner:
 
     def sample(self, reps: int, count: int) -> Samples:
         """Device time of `reps` calls in a row, launched by Python; `host_s` is one call to its end."""
-        samples = Samples(samples_s=[], reps=reps)
+        launches = max(1, round(reps / self._each))
+        samples = Samples(samples_s=[], reps=launches * self._each)
         for _ in range(count):
-            samples.samples_s.append(self.library.span(lambda: self._often(reps)) / reps)
-            calls = min(reps, HOST_CALLS)
+            samples.samples_s.append(self.library.span(lambda: self._often(launches)) / samples.reps)
+            waited = min(launches, HOST_CALLS)
             started = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(waited):
                 self.run(1)
-            samples.host_s.append((time.perf_counter() - started) / calls)
+            samples.host_s.append((time.perf_counter() - started) / (waited * self._each))
         return samples
 
     def facts(self) -> dict[str, Any]:

@@ -23,12 +23,12 @@ def main() -> None:
     run("store", c, np.float32(1.25))
     assert (c == 1.25).all()
 
-    matrix, x, y = rng.random((BLOCKS, 37), np.float32), rng.random(37, np.float32), np.zeros(BLOCKS, np.float32)
+    matrix, x, y = rng.random((BLOCKS, 37), np.float32), rng.random((2, 37), np.float32), np.zeros((2, BLOCKS), np.float32)
     run("gemv", matrix, x, y)
-    np.testing.assert_allclose(y, matrix @ x, rtol=1e-5)
+    np.testing.assert_allclose(y, x @ matrix.T, rtol=1e-5)
     out = np.zeros_like(matrix)
-    run("softmax", matrix, out)
-    expected = np.exp(matrix.astype(np.float64))
+    run("softmax", matrix, out, np.float32(0.5))
+    expected = np.exp(0.5 * matrix.astype(np.float64))
     np.testing.assert_allclose(out, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
 
     table, offsets = rng.random((11, 20), np.float32), np.array([0, 4, 4, 9], np.int64)

@@ -76,21 +76,6 @@ def test_embedding_bag(variant: str, dtype: str, d: int, seed: int, weighted: bo
         np.testing.assert_allclose(out[bag], expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["warp", "block"])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("width", [1, 7, 64, 1000, 1024, 9216])
-def test_softmax(dtype: str, variant: str, width: int) -> None:
-    rng = np.random.default_rng(width)
-    x = dtypes.narrow(rng.normal(0, 4, (3, width)), dtype)
-    out = np.full_like(x, 0x7FFF if dtype == "bf16" else np.nan)
-    run("softmax", dtype, variant, [x, out], [3, width])
-    wide = dtypes.widen(x, dtype)
-    expected = np.exp(wide - wide.max(axis=1, keepdims=True))
-    expected /= expected.sum(axis=1, keepdims=True)
-    tolerance = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 8e-3}[dtype]
-    np.testing.assert_allclose(dtypes.widen(out, dtype), expected, rtol=tolerance, atol=1e-7)
-
-
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_narrowing_rounds_as_numpy_does(dtype: str) -> None:
     """Through gemv with a 1 x 1 matrix: y = a * 1, every rounding case of the type."""

@@ -24,6 +24,7 @@ from pykernels.kernels.link import Link
 from pykernels.kernels.mixed import Mixed
 from pykernels.kernels.mma import SHAPES, Mma
 from pykernels.kernels.onchip import Onchip
+from pykernels.kernels.softmax import Softmax
 from pykernels.kernels.stream import Stream
 from pykernels.measure import verify
 from pykernels.model import Implementation, Operand, Problem, Recipe
@@ -159,6 +160,25 @@ GEMVS = [
 def test_gemv(fake_session: Opener, problem: Gemv) -> None:
     for variant in variants_of(problem):
         check(fake_session(), problem, variant)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("rows", "width", "mask", "scale"),
+    [(37, 7, False, 1.0), (9, 1000, True, 0.125), (3, 9000, True, 1.0), (2, 9001, False, 3.0), (5, 1, True, 1.0)],
+)
+def test_softmax(fake_session: Opener, dtype: str, rows: int, width: int, mask: bool, scale: float) -> None:
+    problem = Softmax(dtype=dtype, rows=rows, width=width, mask=mask, scale=scale)
+    for variant in variants_of(problem):
+        check(fake_session(), problem, variant)
+
+
+def test_a_launch_of_all_parts_is_so_many_calls(fake_session: Opener) -> None:
+    problem = Gemv(dtype="fp32", rows=60, cols=64, parts=3)
+    runner = fake_session().prepare(problem, Implementation("cuda", "", "warp"))
+    samples = runner.sample(7, 1)
+    assert samples.reps == 6
+    assert samples.samples_s == pytest.approx([5e-6 / 3])
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [(dtype, shape) for dtype in SHAPES for shape in SHAPES[dtype]])

@@ -14,6 +14,8 @@ import pytest
 
 from pykernels.backends import cupy_, gpu_arrays, numba_cuda
 from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
+from pykernels.kernels.gemv import Gemv
+from pykernels.kernels.softmax import Softmax
 from pykernels.kernels.stream import Stream
 from pykernels.model import Case, Gpu, Implementation, Machine, Placement, Problem
 
@@ -65,6 +67,10 @@ def test_bags_of_several_lengths_have_no_expression() -> None:
 def test_plans_name_operands_and_blocks() -> None:
     triad = Stream(op="triad", n=100, dtype="fp32")
     assert numba_cuda.plan(triad) == ("triad", ["a", "b", "c"], [1.25], None)
+    gemv = Gemv(dtype="fp32", rows=30, cols=64)
+    assert numba_cuda.plan(gemv) == ("gemv", ["a", "x", "y"], [], 30)
+    masked = Softmax(dtype="fp32", rows=9, width=100, mask=True)
+    assert numba_cuda.BACKEND.variants(Case(masked, Implementation("numba_cuda"), Placement(device="gpu:0"))) == ()
     assert set(numba_cuda.signatures()) == set(numba_cuda.kernels()) if find_spec("numba") else True
 
 
@@ -106,6 +112,7 @@ PROBLEMS = [
     *[EmbeddingBag(dtype="fp32", rows=(97,), dim=32, batch=5, pooling=((4, 4),), sets=3, mode=mode, weighted=weighted)
       for mode in ("sum", "mean") for weighted in (False, True)],
     EmbeddingGather(dtype="fp32", rows=(97,), dim=32, batch=5),
+    Softmax(dtype="fp32", rows=9, width=100, scale=0.5), Gemv(dtype="fp32", rows=30, cols=64, batch=2),
 ]  # fmt: skip
 
 

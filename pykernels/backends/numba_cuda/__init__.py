@@ -41,8 +41,8 @@ def signatures() -> dict[str, list[str]]:
         "copy": [f"void({t}[::1], {t}[::1])" for t in streams],
         "triad": [f"void({t}[::1], {t}[::1], {t}[::1], {t})" for t in streams],
         "store": [f"void({t}[::1], {t})" for t in streams],
-        "gemv": ["void(float32[:, ::1], float32[::1], float32[::1])"],
-        "softmax": ["void(float32[:, ::1], float32[:, ::1])"],
+        "gemv": ["void(float32[:, ::1], float32[:, ::1], float32[:, ::1])"],
+        "softmax": ["void(float32[:, ::1], float32[:, ::1], float32)"],
         "embedding_bag": [f"void(float32[:, ::1], {i}[::1], {i}[::1], float32[:, ::1])" for i in indexed],
         "embedding_bag_weighted": [
             f"void(float32[:, ::1], {i}[::1], {i}[::1], float32[::1], float32[:, ::1])" for i in indexed
@@ -61,7 +61,8 @@ def plan(problem: Problem) -> tuple[str, list[str], list[float], int | None]:
         weighted = bool(getattr(problem, "weighted", False))
         order = ["table", "indices", "offsets", *(["weights"] if weighted else []), "out"]
         return f"embedding_bag{'_weighted' if weighted else ''}", order, [], shapes["out"][0]
-    return kernel, names, [], shapes[names[0]][0]
+    order = {"gemv": ["a", "x", "y"], "softmax": ["x", "out"]}[kernel]
+    return kernel, order, list(problem.scalars()), shapes[order[0]][0]
 
 
 def queue(problem: Problem, jitted: Any, sms: int, a: Arrays) -> None:
@@ -160,8 +161,8 @@ class NumbaCudaBackend:
     def variants(self, case: Case) -> tuple[str, ...]:
         """One."""
         kernel, op, dtype = case.problem.entry()
-        known = dtype in KNOWN.get((kernel, op), ()) and getattr(case.problem, "mode", "sum") == "sum"
-        return ("plain",) if known else ()
+        plain = getattr(case.problem, "mode", "sum") == "sum" and not getattr(case.problem, "mask", False)
+        return ("plain",) if plain and dtype in KNOWN.get((kernel, op), ()) else ()
 
     def open(self, placement: Placement, machine: Machine) -> NumbaCudaSession:
         """Import numba and choose the device."""

@@ -28,27 +28,29 @@ def store(c: Any, q: Any) -> None:
 def gemv(a: Any, x: Any, y: Any) -> None:
     part = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
-    total = float32(0)
-    for j in range(thread, a.shape[1], cuda.blockDim.x):
-        total += a[row, j] * x[j]
-    part[thread] = total
-    cuda.syncthreads()
-    step = cuda.blockDim.x // 2
-    while step > 0:
-        if thread < step:
-            part[thread] += part[thread + step]
+    for vector in range(x.shape[0]):
+        total = float32(0)
+        for j in range(thread, a.shape[1], cuda.blockDim.x):
+            total += a[row, j] * x[vector, j]
+        part[thread] = total
         cuda.syncthreads()
-        step //= 2
-    if thread == 0:
-        y[row] = part[0]
+        step = cuda.blockDim.x // 2
+        while step > 0:
+            if thread < step:
+                part[thread] += part[thread + step]
+            cuda.syncthreads()
+            step //= 2
+        if thread == 0:
+            y[vector, row] = part[0]
+        cuda.syncthreads()
 
 
-def softmax(x: Any, out: Any) -> None:
+def softmax(x: Any, out: Any, scale: Any) -> None:
     part = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
-    top = x[row, 0]
+    top = scale * x[row, 0]
     for j in range(thread, x.shape[1], cuda.blockDim.x):
-        top = max(top, x[row, j])
+        top = max(top, scale * x[row, j])
     part[thread] = top
     cuda.syncthreads()
     step = cuda.blockDim.x // 2
@@ -61,7 +63,7 @@ def softmax(x: Any, out: Any) -> None:
     cuda.syncthreads()
     total = float32(0)
     for j in range(thread, x.shape[1], cuda.blockDim.x):
-        total += math.exp(x[row, j] - top)
+        total += math.exp(scale * x[row, j] - top)
     part[thread] = total
     cuda.syncthreads()
     step = cuda.blockDim.x // 2
@@ -70,9 +72,9 @@ def softmax(x: Any, out: Any) -> None:
             part[thread] += part[thread + step]
         cuda.syncthreads()
         step //= 2
-    scale = float32(1) / part[0]
+    factor = float32(1) / part[0]
     for j in range(thread, x.shape[1], cuda.blockDim.x):
-        out[row, j] = math.exp(x[row, j] - top) * scale
+        out[row, j] = math.exp(scale * x[row, j] - top) * factor
 
 
 def embedding_bag(table: Any, indices: Any, offsets: Any, out: Any) -> None:
