@@ -42,6 +42,7 @@ class Mixed(Problem, frozen=True, kw_only=True):
     parts: int = 1
     units: int = 1
     level: str = ""
+    named: str = ""
 
     @property
     def intensity(self) -> float:
@@ -49,8 +50,10 @@ class Mixed(Problem, frozen=True, kw_only=True):
         return 2.0 * (self.k or 1 / self.skip) / DTYPE_BYTES[self.dtype]
 
     def params(self) -> dict[str, str]:
-        """intensity in FLOP/byte, then the level (or n)."""
-        return {"intensity": f"{self.intensity:g}"} | ({"level": self.level} if self.level else {"n": str(self.n)})
+        """intensity in FLOP/byte, then the level (or n), and the size beside a name."""
+        named = {"as": self.named} if self.named else {}
+        where = {"level": self.level} if self.level else {"n": str(self.n)}
+        return {**named, "intensity": f"{self.intensity:g}", **where, **self.symbols}
 
     def operands(self) -> tuple[Operand, ...]:
         """x (units, n) of whole numbers, sums: multiply-add checksum, XOR checksum, then a line for each thread."""
@@ -80,8 +83,9 @@ class Mixed(Problem, frozen=True, kw_only=True):
     def figure(self) -> Figure:
         """GFLOP/s: a point of the roofline of its level."""
         return Figure(
-            kind="compute", unit="GFLOP/s", amount=self.flops(), ceiling=bool(self.level), level=self.level, op="mixed"
-        )
+            kind="compute", unit="GFLOP/s", amount=self.flops(), ceiling=bool(self.level), level=self.level,
+            op=self.named or "mixed",
+        )  # fmt: skip
 
     def working_set(self) -> int:
         """Bytes of x."""
@@ -142,11 +146,18 @@ def build(values: Mapping[str, Any], space: Space) -> Mixed:
     except (TypeError, ValueError):
         raise UsageError(f"mixed: intensity = {values['intensity']!r}: write FLOP a byte, a number") from None
     k, skip = operations(intensity, dtype)
-    per_unit = max(1, space.level_bytes(level) // space.threads // CHUNK_BYTES) * CHUNK_BYTES
+    text, named = values.get("size", ""), values.get("as", "")
+    if bool(text) != bool(named):
+        raise UsageError(f'mixed: size = "{text}", as = "{named}": a size and the name it stands for go together')
+    total = space.size(text) if text else space.level_bytes(level)
+    per_unit = max(1, total // space.threads // CHUNK_BYTES) * CHUNK_BYTES
     part = max(128 * KIB, int(PART_BYTES * min(1.0, LONG / intensity)))
     parts = max(1, per_unit // part)
     n = per_unit // parts // CHUNK_BYTES * CHUNK_BYTES // int(DTYPE_BYTES[dtype]) * parts
-    return Mixed(dtype=dtype, n=n, k=k, skip=skip, parts=parts, units=space.threads, level=level)
+    return Mixed(
+        dtype=dtype, n=n, k=k, skip=skip, parts=parts, units=space.threads, level=level, named=named,
+        symbols={"size": text} if text else {},
+    )  # fmt: skip
 
 
 FAMILY = Family(
@@ -156,6 +167,8 @@ FAMILY = Family(
     keys={
         "intensity": Key("FLOP a byte, 0.03125 to 256", None, tuple(2.0**i for i in range(-5, 9))),
         "level": Key("level that the data lie inside", LEVELS, ("DRAM",)),
+        "size": Key("working set of all threads, beside a name"),
+        "as": Key("name of the points: another tool's test that these repeat, at its size"),
         "dtype": Key("element type", ("fp64", "fp32"), ("fp64",)),
     },
     build=build,

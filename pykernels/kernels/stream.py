@@ -46,9 +46,12 @@ class Stream(Problem, frozen=True, kw_only=True):
     n: int
     parts: int = 1
     level: str = ""
+    named: str = ""
 
     def params(self) -> dict[str, str]:
-        """op, then the level or the size that the user wrote (or n)."""
+        """op, then the level or the size that the user wrote (or n), or both beside the name that the roof goes by."""
+        if self.named:
+            return {"as": self.named, "op": self.op, "level": self.level, **self.symbols}
         where = {"level": self.level} if self.level else dict(self.symbols) or {"n": str(self.n)}
         return {"op": self.op, **where}
 
@@ -96,7 +99,7 @@ class Stream(Problem, frozen=True, kw_only=True):
         """GB/s of requested bytes; the roof of its level and op where a level is named."""
         return Figure(
             kind="bandwidth", unit="GB/s", amount=self.traffic().requested, ceiling=bool(self.level), level=self.level,
-            op=self.op,
+            op=self.named or self.op,
         )  # fmt: skip
 
     def working_set(self) -> int:
@@ -150,7 +153,10 @@ def _checksum(a: Array) -> Array:
 def build(values: Mapping[str, Any], space: Space) -> Stream:
     """A stream problem whose arrays together fill the level, or the size, asked for. Raises UsageError."""
     op, dtype, level, text = values["op"], values["dtype"], values.get("level", ""), values.get("size", "")
-    if level and text:
+    named = values.get("as", "")
+    if named and not (level and text):
+        raise UsageError(f'stream: as = "{named}" needs a size, and the level that it lies in')
+    if level and text and not named:
         raise UsageError(f'stream: both level = "{level}" and size = "{text}" are given: write one of them')
     if not text:
         level = level or "DRAM"
@@ -159,7 +165,8 @@ def build(values: Mapping[str, Any], space: Space) -> Stream:
     per_array = max(1, total // sum(ARRAYS[op]) // grain) * grain
     n = int(per_array / DTYPE_BYTES[dtype])
     parts = max(1, total // space.threads // PART_BYTES)
-    return Stream(op=op, n=n, parts=parts, dtype=dtype, level=level, symbols={"size": text} if text else {})
+    symbols = {"size": text} if text else {}
+    return Stream(op=op, n=n, parts=parts, dtype=dtype, level=level, named=named, symbols=symbols)
 
 
 FAMILY = Family(
@@ -170,6 +177,7 @@ FAMILY = Family(
         "op": Key("what is done with the arrays", tuple(ARRAYS), ("load",)),
         "level": Key("level that the arrays lie inside (default DRAM, unless a size is given)", LEVELS),
         "size": Key('working set of all threads instead of a level: "64 MiB", "0.4 L2", "4 L3", "25% memory"'),
+        "as": Key("name of the roof: another tool's test that this repeats, at its size and in its level"),
         "dtype": Key("element type", ("fp64", "fp32"), ("fp64",)),
     },
     build=build,

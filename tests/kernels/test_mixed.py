@@ -99,3 +99,13 @@ def test_ids() -> None:
     assert case.id == "mixed[intensity=0.03125,level=L1,fp32] native @cpu*1"
     with pytest.raises(UsageError, match="a number"):
         build({"intensity": "much", "level": "L1", "dtype": "fp32"}, Sizes())
+
+
+def test_points_under_another_tools_name() -> None:
+    values = {"intensity": 1, "level": "DRAM", "dtype": "fp32", "size": "4 L3", "as": "mixbench-like"}
+    problem = build(values, Sizes())
+    assert problem.working_set() == 128 << 20
+    assert problem.params() == {"as": "mixbench-like", "intensity": "1", "level": "DRAM", "size": "4 L3"}
+    assert problem.figure().op == "mixbench-like"
+    with pytest.raises(UsageError, match="go together"):
+        build({**values, "as": ""}, Sizes())

@@ -112,3 +112,17 @@ def test_level_and_size_together_are_refused() -> None:
 
 def test_family_lists_all_ops() -> None:
     assert FAMILY.keys["op"].choices == tuple(ARRAYS)
+
+
+def test_a_roof_under_another_tools_name() -> None:
+    values = {"op": "triad", "level": "DRAM", "size": "4 L3", "as": "STREAM-like triad", "dtype": "fp64"}
+    problem = build(values, Sizes())
+    assert problem.params() == {"as": "STREAM-like triad", "op": "triad", "level": "DRAM", "size": "4 L3"}
+    assert (problem.figure().op, problem.figure().level, problem.figure().ceiling) == (
+        "STREAM-like triad",
+        "DRAM",
+        True,
+    )
+    assert problem.small().entry() == ("stream", "triad", "fp64")
+    with pytest.raises(UsageError, match="needs a size"):
+        build({**values, "size": ""}, Sizes())
