@@ -69,7 +69,7 @@ class Attention(Problem, frozen=True, kw_only=True):
     def operands(self) -> tuple[Operand, ...]:
         """q, k, v, o; each with its rows as the first axis."""
         rows, keys = self.batch * self.heads * self.lq, self.batch * self.kv_heads * self.lk
-            return (
+        return (
             Operand("q", "in", (rows, self.dim), self.dtype, Recipe(seed=1, low=-1.5, high=1.5)),
             Operand("k", "in", (keys, self.dim), self.dtype, Recipe(seed=2, low=-1.5, high=1.5)),
             Operand("v", "in", (keys, self.dim), self.dtype, Recipe(seed=3)),
