@@ -10,7 +10,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -29,7 +29,7 @@ _ENABLE, _DISABLE = 0x2400, 0x2401
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Events of this process and its threads started after `counting` began; `reason` says why there are none.
+    """Events of this process and of its threads started after the counters; `reason` says why there are none.
 
     A count is scaled where the kernel ran the event for a part of the time only."""
 
@@ -93,28 +93,51 @@ def why_none(error: OSError) -> str:
     return f"hardware counters: {error.strerror or error}"
 
 
+class Counters:
+    """All events of this process and of the threads it starts from now on: open it before a team of threads is started.
+    Never raises for want of counters; `reason` says why there are none."""
+
+    def __init__(self) -> None:
+        self._opened: list[Counter] = []
+        self.reason = ""
+        for name in EVENTS:
+            try:
+                self._opened.append(Counter(name))
+            except OSError as error:
+                self.reason = self.reason or why_none(error)
+        if self._opened:
+            self.reason = ""
+        for counter in self._opened:
+            counter.enable()
+
+    def snapshot(self) -> dict[str, float]:
+        """Events since the start, by name; empty without counters."""
+        return {counter.name: counter.read() for counter in self._opened}
+
+    def since(self, before: Mapping[str, float]) -> Counts:
+        """Events after the snapshot `before`."""
+        now = self.snapshot()
+        return Counts(events={name: now[name] - before.get(name, 0.0) for name in now}, reason=self.reason)
+
+    def close(self) -> None:
+        """Stop and give the events back."""
+        for counter in self._opened:
+            counter.disable()
+            counter.close()
+        self._opened = []
+
+
 @contextmanager
 def counting() -> Iterator[list[Counts]]:
-    """Count while the block runs: the list holds one `Counts` after it. Never raises for want of counters."""
+    """Count while the block runs, this thread and those started in it: the list holds one `Counts` after it."""
+    counters = Counters()
+    before = counters.snapshot()
     result: list[Counts] = []
-    opened: list[Counter] = []
-    reason = ""
-    for name in EVENTS:
-        try:
-            opened.append(Counter(name))
-        except OSError as error:
-            reason = reason or why_none(error)
     try:
-        for counter in opened:
-            counter.enable()
         yield result
     finally:
-        for counter in opened:
-            counter.disable()
-        events = {counter.name: counter.read() for counter in opened}
-        for counter in opened:
-            counter.close()
-        result.append(Counts(events=events, reason="" if events else reason))
+        result.append(counters.since(before))
+        counters.close()
 
 
 def available() -> str:

@@ -50,13 +50,14 @@ def test_counting_with_a_kernel_that_has_counters(monkeypatch: pytest.MonkeyPatc
 
     class Fake:
         def __init__(self, name: str) -> None:
-            self.name = name
+            self.name, self.reads = name, 0.0
 
         def enable(self) -> None: ...
         def disable(self) -> None: ...
         def close(self) -> None: ...
         def read(self) -> float:
-            return {"llc_misses": 10.0}.get(self.name, 1000.0)
+            self.reads += 1
+            return self.reads * {"llc_misses": 10.0}.get(self.name, 1000.0)
 
     monkeypatch.setattr(counters, "Counter", Fake)
     with counting() as result:
