@@ -45,7 +45,7 @@ class Attention(Problem, frozen=True, kw_only=True):
     causal: bool = False
 
     def params(self) -> dict[str, str]:
-        """Shape (kv as written, where that was given); kv_heads, batch and causal only where they are not the default."""
+        """Shape (kv as written, where given); kv_heads, batch and causal only where they are not the default."""
         keys = dict(self.symbols) or {"lk": str(self.lk)}
         found = {"lq": str(self.lq), **keys, "heads": str(self.heads)}
         if self.kv_heads != self.heads:
