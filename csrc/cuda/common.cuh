@@ -11,7 +11,7 @@
 //   grid   SM(2, 4, 8): so many blocks per multiprocessor, each a candidate of the tuning pass; ITEMS(d, k): one block per
 //          k items of dim[d]; ONE: a single block; BLOCKS(n): n blocks
 //   flags  any of: loop (makes a.reps passes itself), L1 L2 DRAM (for working sets of this level only), ptx (its timed
-//          path is inline PTX), joined by |; none
+//          path is inline PTX), cached (for end G5), persistent (for that launch path), joined by |; none
 //
 // No headers are included: NVRTC needs no include folder, and the tests build the same text as host C++ (PK_HOST), where
 // inline PTX is replaced by the scalar body beside it.

@@ -11,7 +11,9 @@
 //   warp    one warp a bag; a row is read by as many lanes as it has words, so that narrow rows go several at a time, with
 //           UNROLL rows in flight for each group of lanes
 //   cached  warp, with hot rows taken from device memory and the rest from the table wherever it lives
+//   persistent  warp, once for every request number that the host writes: see embedding_serve
 #include "common.cuh"
+#include "now.cuh"
 
 enum { BAGS_A_BLOCK = 8, UNROLL = 4 };
 
@@ -199,6 +201,40 @@ template <class F, bool CACHED> PK_DEV void embedding_warp(const pk_args& a) {
   else embedding_simple<F, CACHED>(a);
 }
 
+// Serves requests until 0xffffffff is written or none came for the time limit. Pointers 7 to 9: state (zeroed, in device memory),
+// request and answer (words in mapped host memory); dims 14, 15: first request number, time limit in ns. Request r uses index set
+// (r - 1) modulo the sets. Block 0 polls the host and passes the number on, every block does its bags, the last one answers. All
+// blocks must be resident: one for each multiprocessor. What lies at an address must not change while the kernel runs.
+template <class F> PK_DEV void embedding_serve(const pk_args& args) {
+  enum { END = 0xffffffffu };
+  volatile unsigned *go = (volatile unsigned*)args.ptr[7], *request = (volatile unsigned*)args.ptr[8];
+  unsigned* arrived = (unsigned*)args.ptr[7] + 1;
+  __shared__ unsigned seen;
+  pk_args a = args;
+  for (unsigned wanted = (unsigned)args.dim[14];; ++wanted) {
+    if (threadIdx.x == 0) {
+      volatile unsigned* word = blockIdx.x == 0 ? request : go;
+      unsigned long long start = pk_now(), limit = (unsigned long long)args.dim[15] * (blockIdx.x == 0 ? 1 : 2);
+      unsigned found = *word;
+      while (found != wanted && found != END && pk_now() - start < limit) found = *word;
+      seen = found == wanted ? wanted : END;
+      __threadfence_system();
+      if (blockIdx.x == 0) *go = seen;
+    }
+    __syncthreads();
+    if (seen == END) return;
+    a.ptr[1] = (char*)args.ptr[1] + (wanted - 1) % (unsigned)args.dim[7] * args.dim[3] * args.dim[4];
+    embedding_warp<F, false>(a);
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == gridDim.x - 1) {
+      *arrived = 0;
+      __threadfence_system();
+      *(volatile unsigned*)args.ptr[9] = wanted;
+    }
+  }
+}
+
 // Gathers: the output is the third operand; a group of lanes takes one row at a time.
 template <class F> PK_DEV void gather_simple(const pk_args& a) {
   embedding e(a);
@@ -270,6 +306,10 @@ PK_ENTRY(embedding_bag, , fp16, cached, 75, 256, ITEMS(0, 8), cached, (embedding
 PK_ENTRY(embedding_bag, , bf16, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_bf16, true>(a)))
 PK_ENTRY(embedding_bag, , int8, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int8, true>(a)))
 PK_ENTRY(embedding_bag, , int4, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int4, true>(a)))
+
+PK_ENTRY(embedding_bag, , fp32, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_fp32>(a)))
+PK_ENTRY(embedding_bag, , fp16, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_fp16>(a)))
+PK_ENTRY(embedding_bag, , int8, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_int8>(a)))
 
 PK_ENTRY(embedding_gather, , fp32, simple, 75, 256, SM(8), none, (gather_simple<rows_fp32>(a)))
 PK_ENTRY(embedding_gather, , fp16, simple, 75, 256, SM(8), none, (gather_simple<rows_fp16>(a)))

@@ -7,16 +7,7 @@
 // its clock starts (operands: word; dims: time limit in ns).
 // clock: one block per multiprocessor leaves (clock64, globaltimer) at its multiprocessor's place (operands: int64 pairs).
 #include "common.cuh"
-
-PK_DEV unsigned long long launch_now() {
-#if PK_PTX
-  unsigned long long now;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-  return now;
-#else
-  return pk_host_now();
-#endif
-}
+#include "now.cuh"
 
 PK_DEV unsigned launch_multiprocessor() {
 #if PK_PTX
@@ -31,28 +22,28 @@ PK_DEV unsigned launch_multiprocessor() {
 PK_DEV void launch_persistent(const pk_args& a) {
   volatile unsigned *request = (volatile unsigned*)a.ptr[0], *answer = (volatile unsigned*)a.ptr[1];
   unsigned wanted = (unsigned)a.dim[0];
-  unsigned long long last = launch_now();
-  while (launch_now() - last < (unsigned long long)a.dim[1]) {
+  unsigned long long last = pk_now();
+  while (pk_now() - last < (unsigned long long)a.dim[1]) {
     unsigned seen = *request;
     if (seen == 0xffffffffu) return;
     if (seen != wanted) continue;
     *answer = wanted++;
     __threadfence_system();
-    last = launch_now();
+    last = pk_now();
   }
 }
 
 PK_DEV void launch_gate(const pk_args& a) {
   volatile unsigned* word = (volatile unsigned*)a.ptr[0];
-  unsigned long long start = launch_now();
-  while (*word == 0 && launch_now() - start < (unsigned long long)a.dim[0]) {
+  unsigned long long start = pk_now();
+  while (*word == 0 && pk_now() - start < (unsigned long long)a.dim[0]) {
   }
 }
 
 PK_DEV void launch_clock(const pk_args& a) {
   pk_int* pair = (pk_int*)a.ptr[0] + 2 * launch_multiprocessor();
   pair[0] = clock64();
-  pair[1] = (pk_int)launch_now();
+  pair[1] = (pk_int)pk_now();
 }
 
 PK_ENTRY(launch, , none, empty, 75, 32, ONE, none, )

@@ -3,7 +3,7 @@
 Modes of a placement: `` or `steady` (calls back to back in one span), `cold` (L2 overwritten before every call),
 `burst` (short samples with gaps), `sustained` (after a second of load), `closed` and `open` (requests, see
 `cuda_requests`). Launch paths: `` (a graph of calls), `plain`, `mapped` (plain, and what would cross the link is used
-where it lies). Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through
+where it lies), `persistent` (mapped, and asked of a kernel that runs already). Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through
 `cuda_driver.Device`.
 """
 
@@ -25,7 +25,7 @@ from pykernels.model import Case, Gpu, Implementation, Machine, Placement, Probl
 from pykernels.units import format_size
 
 MODES = ("", "steady", "cold", "burst", "sustained", "closed", "open")
-PATHS = ("", "graph", "plain", "mapped")
+PATHS = ("", "graph", "plain", "mapped", "persistent")
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -68,7 +68,8 @@ def candidates(case: Case, capability: str = "") -> tuple[cuda_table.Entry, ...]
     found = cuda_table.find(kernel, op, dtype, level)
     if case.placement.mode == "cold":  # the L2 is overwritten between calls, so a launch is one call
         found = tuple(entry for entry in found if not entry.loops)
-    found = tuple(entry for entry in found if ("cached" in entry.flags) == cached)
+    persistent = case.placement.launch == "persistent"
+    found = tuple(e for e in found if ("cached" in e.flags, "persistent" in e.flags) == (cached, persistent))
     return tuple(entry for entry in found if not capability or entry.arch <= _number(capability))
 
 
@@ -195,9 +196,12 @@ class CudaSession:
 
             prepare: Callable[..., Runner] = getattr(import_module(other[0]), other[1])
             return prepare(self, problem, implementation)
+        from pykernels.backends.cuda_persistent import PersistentLookups
         from pykernels.backends.cuda_runner import KernelRunner
 
-        return KernelRunner(self, problem, self.entry(problem, implementation.variant), implementation.variant)
+        entry = self.entry(problem, implementation.variant)
+        runner = PersistentLookups if "persistent" in entry.flags else KernelRunner
+        return runner(self, problem, entry, implementation.variant)
 
     def entry(self, problem: Problem, variant: str) -> cuda_table.Entry:
         """The entry of a variant; raises PykernelsError where there is none."""

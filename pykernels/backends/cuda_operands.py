@@ -60,7 +60,7 @@ class Operands:
     @property
     def mapped(self) -> bool:
         """True where kernels read and write host memory in place of copies."""
-        return self.session.placement.launch == "mapped"
+        return self.session.placement.launch in ("mapped", "persistent")
 
     @property
     def table(self) -> str:

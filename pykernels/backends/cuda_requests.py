@@ -81,9 +81,12 @@ class Requests:
         """The best served rates, and every load tried."""
         if self.native is None:
             raise PykernelsError("open loops need the native request driver, which is not part of this build")
-        return latency.served(
-            lambda rate: self.native.open_loop(self.steps, OPEN_CALLS, rate, SEED), capacity, self._lookups()
-        )
+        return latency.served(lambda rate: self.opened(OPEN_CALLS, rate, SEED), capacity, self._lookups())
+
+    def opened(self, calls: int, rate: float, seed: int) -> Array:
+        """Nanoseconds from each Poisson arrival to its answer, in the native driver."""
+        found: Array = self.native.open_loop(self.steps, calls, rate, seed)
+        return found
 
     def _lookups(self) -> int:
         """Lookups of a call, where its problem has indices."""

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import host_build
 import msgspec
 import numpy as np
 
-from pykernels.backends import cuda_table
+from pykernels.backends import cuda_compile, cuda_table
 from pykernels.backends.cuda_driver import Buffer, Facts
 from pykernels.backends.cuda_table import Launch
 from pykernels.errors import DeviceLost
@@ -48,6 +49,7 @@ class FakeDevice:
         self.lost = False
         self._repeated = ("", b"")  # a launch just made: to make it again would change nothing
         self._capturing: list[Callable[[], None]] | None = None
+        self._beside: Thread | None = None
 
     def _queue(self, what: str, work: Callable[[], None]) -> None:
         if self.lost:
@@ -124,6 +126,10 @@ class FakeDevice:
             raise error
         if entry.kernel == "clock":
             self._leave_clock(args)
+        elif entry.variant == "persistent":  # runs beside the host that asks it, as on a device
+            host_build.library(cuda_compile.sources() / f"{entry.source}.cu")  # not while the host waits
+            self._beside = Thread(target=host_build.launch_entry, args=(entry, Launch(1, launch.block), args))
+            self._beside.start()
         elif entry.kernel != "gate" and (entry.symbol, args) != self._repeated:
             host_build.launch_entry(entry, launch, args)
             self._repeated = (entry.symbol if entry.kernel != "chase" else "", args)  # a chase goes on
@@ -165,6 +171,9 @@ class FakeDevice:
     def synchronize(self) -> None:
         if self.lost:
             raise DeviceLost("the fake device is lost")
+        if self._beside is not None:
+            self._beside.join()
+            self._beside = None
 
     def host_view(self, buffer: Buffer) -> np.ndarray[Any, Any]:
         return buffer.keep

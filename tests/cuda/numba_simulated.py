@@ -23,7 +23,11 @@ def main() -> None:
     run("store", c, np.float32(1.25))
     assert (c == 1.25).all()
 
-    matrix, x, y = rng.random((BLOCKS, 37), np.float32), rng.random((2, 37), np.float32), np.zeros((2, BLOCKS), np.float32)
+    matrix, x, y = (
+        rng.random((BLOCKS, 37), np.float32),
+        rng.random((2, 37), np.float32),
+        np.zeros((2, BLOCKS), np.float32),
+    )
     run("gemv", matrix, x, y)
     np.testing.assert_allclose(y, x @ matrix.T, rtol=1e-5)
     out = np.zeros_like(matrix)

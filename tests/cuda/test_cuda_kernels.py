@@ -34,7 +34,8 @@ Opener = Callable[..., CudaSession]
 
 def variants_of(problem: Problem) -> list[str]:
     """Every variant of a problem, whatever its level, with its first number of blocks."""
-    return [entry.variants()[0] for entry in cuda_table.find(*problem.entry()) if "cached" not in entry.flags]
+    found = cuda_table.find(*problem.entry())
+    return [entry.variants()[0] for entry in found if not entry.flags & {"cached", "persistent"}]
 
 
 def check(session: CudaSession, problem: Problem, variant: str) -> None:
@@ -86,7 +87,8 @@ FILLS = [
     *[(dtype, Recipe(seed=seed, low=low, high=high)) for dtype in ("fp64", "fp32", "fp16", "bf16")
       for seed, low, high in ((0, 0.5, 1.5), (7, -1.0, 1.0))],
     *[(dtype, Recipe("integers", 3, low, high)) for dtype, low, high in
-      (("fp32", -1024, 1024), ("fp64", -(2**38), 2**38), ("int8", -8, 8), ("uint8", 0, 256), ("int32", -5, 1000003), ("int64", 0, 10**12), ("int4", -8, 8))],
+      (("fp32", -1024, 1024), ("fp64", -(2**38), 2**38),
+       ("int8", -8, 8), ("uint8", 0, 256), ("int32", -5, 1000003), ("int64", 0, 10**12), ("int4", -8, 8))],
 ]  # fmt: skip
 
 
@@ -150,9 +152,11 @@ def test_gather_roof(fake_session: Opener, row_bytes: int, lookups: int) -> None
 
 
 GEMVS = [
-    *[Gemv(dtype=dtype, rows=37, cols=cols, batch=batch) for dtype in ("fp64", "fp32", "fp16", "bf16", "int8", "int4")
+    *[Gemv(dtype=dtype, rows=37, cols=cols, batch=batch)
+      for dtype in ("fp64", "fp32", "fp16", "bf16", "int8", "int4")
       for cols, batch in ((650, 1), (1024, 6))],
-    Gemv(dtype="fp32", rows=1, cols=1), Gemv(dtype="int8", rows=3, cols=4096), Gemv(dtype="bf16", rows=30, cols=256, parts=3),
+    Gemv(dtype="fp32", rows=1, cols=1), Gemv(dtype="int8", rows=3, cols=4096),
+    Gemv(dtype="bf16", rows=30, cols=256, parts=3),
 ]  # fmt: skip
 
 

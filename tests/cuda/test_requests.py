@@ -37,7 +37,12 @@ def requests_module() -> ModuleType:
     name = f"_requests{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}"]
     command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", *includes, str(source)]
-    key = source.read_bytes() + (folder / "requests.h").read_bytes() + (folder / "loops.h").read_bytes() + sys.version.encode()
+    key = (
+        source.read_bytes()
+        + (folder / "requests.h").read_bytes()
+        + (folder / "loops.h").read_bytes()
+        + sys.version.encode()
+    )
     spec = importlib.util.spec_from_file_location("_requests", built(key, name, command))
     assert spec is not None
     assert spec.loader is not None
