@@ -95,7 +95,7 @@ def test_the_map_hatches_what_the_gpu_cannot_hold_and_marks_measured_cells(whole
 
 
 def test_json_has_the_promised_form(file):
-    data = json.loads(run(file, "--against", "h100-sxm5-80gb", "--json"))
+    data = json.loads(run(file, "--against", "h100-sxm5-80gb", "--ends", "host", "--json"))
     assert {"answers", "cells", "break_even"} <= data.keys()
     (answer,) = [a for a in data["answers"] if a["axis"] == "batch"]
     wanted = {"workload", "axis", "metric", "ends", "source", "kind", "value", "low", "high", "bracket", "sensitivity"}

@@ -212,6 +212,8 @@ def _fill(
         answer.sensitivity = sensitivity(held, curve, options.band)
     if next_values(curve, finding) and axis.parameter:
         answer.notes.append("the cells beside it are far apart: pykernels run --refine FILE measures between them")
+    if held[0].cpu.link_s:
+        answer.notes.append("C1 is derived: C0, then its result over the link")
     if axis.name == "hit" and held[0].rival.cell is None:
         answer.notes.append("for a table beyond GPU memory that the CPU gathers at this rate")
     if axis.name != "table" and sides.source in ("paired", "cross-machine") and answer.ends[-2:] in ("G3", "G5"):

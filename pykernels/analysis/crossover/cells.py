@@ -47,6 +47,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     hit: float | None = None
     moved: float = 0.0
     limit: float | None = None  # bytes the allocator would give, where it said so
+    link_s: float = 0.0  # of `seconds`, derived: the result's way over the link
+    tlb: float | None = None  # bytes that the second-level TLB of a core covers with the pages the table had
     machine: str = ""
     run: int = 0
 
@@ -73,6 +75,7 @@ def cells_of(records: Iterable[Record], *, machine: str = "", run: int = 0) -> l
             "path": first.launch_path or ("plain" if first.device.startswith("gpu") else ""),
             "hit": _number(_facts(first).get("hit_share")),
             "limit": _number(_facts(first).get("allocatable_bytes")),
+            "tlb": _number(_facts(first).get("tlb_reach_bytes")),
             "moved": first.bytes_requested + first.bytes_write_allocate,
             "machine": machine,
             "run": run,

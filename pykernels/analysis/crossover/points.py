@@ -98,7 +98,12 @@ def _median_without(cell: Cell, launch: int | None) -> float:
 
 
 def judge(cell: Cell, ceilings: Sequence[Ceiling], machine: Machine, *, host_result: bool = True) -> Judged:
-    """The cell under its time roof: the slowest term where calls overlap (saturated), their sum with one in flight."""
+    """The cell under its time roof: the slowest term where calls overlap (saturated), their sum with one in flight. A
+    derived way over the link is no part of what the kernel is judged by."""
+    if cell.link_s:
+        own = msgspec.structs.replace(cell, ends="C0", seconds=cell.seconds - cell.link_s, link_s=0.0)
+        judged = judge(own, ceilings, machine, host_result=host_result)
+        return msgspec.structs.replace(judged, parts={**judged.parts, "link in": cell.link_s})
     device, missing = device_of(ceilings, cell, machine)
     if device is None:
         return Judged(device=None, missing=tuple(missing))

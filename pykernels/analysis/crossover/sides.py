@@ -93,8 +93,35 @@ def sides_of(runs: Sequence[RunLike], options: Options) -> Sides:
         _choose_runs(sides)
         if options.modelled:
             sides.fit, sides.source = _fit(sides), "modelled"
+    sides.cpu += _device_ends(sides)
     _name(sides)
     return sides
+
+
+def _device_ends(sides: Sides) -> list[Cell]:
+    """C1 cells where none was measured: what a C0 call takes, and then its result over the GPU's link, one after the
+    other. Nothing but a GPU's machine could measure them; energy and served rates have no such sum."""
+    modelled = sides.projection or sides.fit
+    if any(cell.ends == "C1" for cell in sides.cpu) or not (modelled or any(cell.ends == "G1" for cell in sides.gpu)):
+        return []
+    if sides.projection:
+        link = sides.projection.device().h2d
+    elif sides.fit:
+        link = sides.fit.device.h2d
+    else:
+        runs = {cell.run for cell in sides.gpu}
+        links = [c.value for run in runs for c in sides.ceilings[run] if c.kind == "link" and c.op.startswith("h2d")]
+        link = max(links, default=0.0)
+    if not 0 < link < math.inf:
+        return []
+    derived = []
+    for cell in sides.cpu:
+        if cell.costs and cell.metric in ("saturated", "p50", "p99"):
+            more = cell.load.result_bytes / link
+            costs = {launch: cost + more for launch, cost in cell.costs.items()}
+            fields = {"ends": "C1", "costs": costs, "seconds": cell.seconds + more, "link_s": more}
+            derived.append(msgspec.structs.replace(cell, **fields))
+    return derived
 
 
 def _choose_runs(sides: Sides) -> None:

@@ -19,7 +19,8 @@ def steps_on(sides: Sides, axis: Axis, group: Sequence[Point]) -> tuple[Step, ..
     cell = group[0].cpu
     machine = sides.machines[cell.run]
     levels = sorted({cache.level for cache in machine.caches} - {"L1"})
-    found = [Step("LLC" if level == levels[-1] else level, capacity(machine, cell, level)) for level in levels]
+    reach = [Step("TLB reach", cell.tlb)] if cell.tlb else []
+    found = [Step("LLC" if level == levels[-1] else level, capacity(machine, cell, level)) for level in levels] + reach
     rival = next((point.rival.cell for point in group if point.rival.cell), None)
     if rival is not None:
         found.append(Step("GPU L2", capacity(sides.machines[rival.run], rival, "L2")))

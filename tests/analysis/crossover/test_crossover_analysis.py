@@ -205,7 +205,9 @@ def test_a_wider_spread_gives_a_wider_range():
 def test_a_projection_generates_the_link_and_hit_axes():
     run = run_of(lookups("CPU", "C0", loads(bags=BATCHES, pooling=[1, 2, 4, 8])) + roofs("CPU"))
     report = analyse([run], Options(against="a100-sxm4-80gb", axes=("link", "hit")))
-    assert {(answer.axis, answer.ends) for answer in report.answers} == {("link", "C0-G2"), ("hit", "C0-G5")}
+    assert {(answer.axis, answer.ends) for answer in report.answers} == {
+        ("link", "C0-G2"), ("hit", "C0-G5"), ("link", "C1-G1"), ("hit", "C1-G5"),
+    }  # fmt: skip
 
 
 def test_a_fit_of_a_recorded_run_predicts_cells_that_were_not_measured():
@@ -341,8 +343,36 @@ def star_run(cpu_ends="C0", gpu_ends="G2", **changes):
 
 def test_unequal_ends_are_refused_with_the_command():
     with pytest.raises(UsageError, match=r"unequal ends: the CPU side has C0, the GPU side only G1") as error:
-        analyse([star_run(gpu_ends="G1")])
+        analyse([star_run(gpu_ends="G1")], Options(ends=("host",)))
     assert "pykernels run recsys -k G2" in error.value.hint
+
+
+def test_device_ends_of_a_cpu_are_its_calls_and_then_the_link():
+    """No machine without a GPU can measure C1; each call's result then crosses the link, and the answer says so."""
+    star = loads(bags=BATCHES)
+    run = run_of(lookups("CPU", "C0", star) + lookups("GPU", "G1", star) + roofs("CPU") + roofs("GPU"))
+    report = analyse([run])
+    assert {cell.ends for cell in report.cells} == {"C1-G1"}
+    plain = analyse([run], Options(against="h100-sxm5-80gb", ends=("host",)))
+    for derived, own in zip(report.cells, plain.cells, strict=True):
+        load = next(load for load in star if load.describe() == derived.workload)
+        assert derived.cpu_s - own.cpu_s == pytest.approx(load.result_bytes / GPU.h2d, rel=1e-6)
+        assert derived.cpu_terms["link in"] == pytest.approx(load.result_bytes / GPU.h2d, rel=1e-6)
+        assert derived.cpu_share == pytest.approx(own.cpu_share)
+    assert all("C1 is derived" in answer.sentence for answer in report.answers if answer.kind != "no conclusion")
+
+
+def test_measured_device_ends_are_left_alone():
+    star = loads(bags=BATCHES)
+    run = run_of(lookups("CPU", "C1", star) + lookups("GPU", "G1", star) + roofs("CPU") + roofs("GPU"))
+    assert not any("derived" in answer.sentence for answer in analyse([run]).answers)
+
+
+def test_the_reach_of_the_tlb_cuts_the_table_axis():
+    rows = [10**5, 10**6, 2 * 10**6, 4 * 10**6, 8 * 10**6]
+    run = run_of(lookups("CPU", "C0", loads(rows=rows), facts={"tlb_reach_bytes": 3e9}) + roofs("CPU"))
+    report = analyse([run], Options(against="h100-sxm5-80gb", axes=("table",), ends=("host",)))
+    assert ("TLB reach", 3e9) in report.curves[0].steps
 
 
 @pytest.mark.parametrize("ends", ["G0", "C0-G0"])
