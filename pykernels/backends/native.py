@@ -166,6 +166,10 @@ class NativeSession:
             raise UsageError(f'{problem.kernel}: no variant "{implementation.variant}" (known: {known})')
         return NativeRunner(self, problem, entry, self._buffers(problem))
 
+    def operands(self, problem: Problem) -> Buffers:
+        """The problem's operands in the arena, filled: for backends that run other code on the same memory."""
+        return self._buffers(problem)
+
     def _buffers(self, problem: Problem) -> Buffers:
         operands = problem.operands()
         key = (operands, problem if any(o.recipe.distribution == "host" for o in operands) else None)
