@@ -3,8 +3,8 @@
 Modes of a placement: `` or `steady` (calls back to back in one span), `cold` (L2 overwritten before every call),
 `burst` (short samples with gaps), `sustained` (after a second of load), `closed` and `open` (requests, see
 `cuda_requests`). Launch paths: `` (a graph of calls), `plain`, `mapped` (plain, and what would cross the link is used
-where it lies), `persistent` (mapped, and asked of a kernel that runs already). Ends: G0 (all in device memory) to G5, see `ENDS`. Everything that touches the device goes through
-`cuda_driver.Device`.
+where it lies), `persistent` (mapped, and asked of a kernel that runs already). Ends: G0 (all in device memory) to G5,
+see `ENDS`; C1 is the CPU's, see `cuda_results`. Everything that touches the device goes through `cuda_driver.Device`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A problem's operands on a device: where the ends put them, how they are filled, what crosses the link with every
 call, and the parameter block of the kernel that gets them.
 
-The block's pointers and dims are the problem's own, in its order. A CPU's call may cover one of `parts` of the operands;
-most kernels here cover all of them in one launch, which is then so many calls (`calls_of_launch`).
+The block's pointers and dims are the problem's own, in its order. A CPU's call may cover one of `parts` of the
+operands; most kernels here cover all of them in one launch, which is then so many calls (`calls_of_launch`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Requests to a kernel that runs already: the host writes a number in mapped memory, the kernel answers in another word.
+"""Requests to a kernel that runs already: the host writes a number in mapped memory, the kernel answers in a second
+word.
 
 The kernel is started for each sample and ended by the last request; it also ends by itself when no request came for its
 time limit, so that no error can leave it running.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,14 +17,20 @@ from pykernels.errors import PykernelsError
 from pykernels.measure import latency
 
 if TYPE_CHECKING:
-    from pykernels.backends.cuda import CudaSession
+    from pykernels.backends.cuda_driver import Device
     from pykernels.backends.cuda_runner import KernelRunner
 
 Array = np.ndarray[Any, Any]
 OPEN_CALLS, WARM_CALLS, SEED = 5000, 100, 7
 
 
-def native_driver(session: CudaSession) -> Any:
+class HasDevice(Protocol):
+    """A session, or whatever else works on one device."""
+
+    device: Device
+
+
+def native_driver(session: HasDevice) -> Any:
     """The native request driver on this session's context and stream, or None where it cannot be had."""
     try:
         from pykernels import _requests  # type: ignore[attr-defined]

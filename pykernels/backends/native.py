@@ -10,11 +10,22 @@ import functools
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pykernels.backends.native_memory import Buffers, SharedOperands, huge_page_share, layout, nbytes
+from pykernels.backends import cuda_results
+from pykernels.backends.native_memory import (
+    HUGE_PAGE,
+    PAGE,
+    Buffers,
+    SharedOperands,
+    huge_page_share,
+    layout,
+    nbytes,
+)
 from pykernels.errors import UsageError
+from pykernels.machine.energy import Energy
 from pykernels.model import (
     ISA_LEVELS,
     Case,
@@ -108,10 +119,10 @@ class NativeBackend:
             return Skipped(reason=f"native kernels run on a CPU, not on {case.placement.device}")
         if case.placement.mode not in ("", *MODES):
             return Skipped(reason=f'timing "{case.placement.mode}" is for GPUs; a CPU has {", ".join(MODES)}')
-        if case.placement.ends not in ("", "C0"):
-            return Skipped(
-                reason=f"native kernels leave results in host memory, so {case.placement.ends} is not theirs"
-            )
+        if case.placement.ends not in ("", "C0", cuda_results.ENDS):
+            return Skipped(reason=f"native kernels run on the CPU's side, so {case.placement.ends} is not theirs")
+        if case.placement.ends == cuda_results.ENDS and (reason := cuda_results.skip(case, machine)):
+            return reason
         isa, here = case.implementation.isa, self.isas(machine)
         if isa and isa not in _built():
             return Skipped(reason=f"{isa} is not part of this build", hint=f"levels built: {', '.join(_built())}")
@@ -134,9 +145,10 @@ class NativeBackend:
         """Variants of the case's level, tunable ones once for each value ("prefetch:512")."""
         return tuple(entry.name for entry in _entries(case.problem, case.implementation.isa))
 
-    def open(self, placement: Placement, machine: Machine) -> NativeSession:
+    def open(self, placement: Placement, machine: Machine) -> NativeSession | cuda_results.DeviceResults:
         """Start the placement's pinned team. Raises UsageError for a placement that the machine does not have."""
-        return NativeSession(placement, machine)
+        session = NativeSession(placement, machine)
+        return cuda_results.DeviceResults(session) if placement.ends == cuda_results.ENDS else session
 
 
 class NativeSession:
@@ -251,6 +263,7 @@ class NativeRunner:
         self._seen: dict[str, list[float]] = {}  # the problem's own facts, after each batch of samples
         self._requests: NativeRequests | None = None
         self._latency: dict[str, Any] = {}
+        self._energy = Energy() if any(operand.shared for operand in self._operands) else None
         pointers = [buffers.pointer(operand) for operand in self._operands]
         self._call = (
             _library(entry.isa),
@@ -286,7 +299,8 @@ class NativeRunner:
         """Timed samples, each `reps` calls on every thread of the team, or `reps` requests one after the other."""
         if self._session.placement.mode in MODES:
             return self._request_samples(reps, count)
-        seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
+        with self._energy.over(reps * count) if self._energy else nullcontext():
+            seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
         self._passes += reps * count
         for name, value in self._problem.measured(self.outputs()).items():
             self._seen.setdefault(name, []).append(value)
@@ -309,6 +323,10 @@ class NativeRunner:
         """ISA level that ran, compiler, the problem's own facts, and the share of the arena that lies on huge pages."""
         arena = self._buffers.largest()
         share = huge_page_share(arena.address, arena.bytes)
+        if self._energy:  # lookups: what a CPU must spend on them, and how far its TLB goes
+            facts |= self._energy.facts()
+            reach = _core().tlb_entries(large := (share or 0) > 0.5) * (HUGE_PAGE if large else PAGE)
+            facts |= {"tlb_reach_bytes": reach} if reach else {}
         facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
         facts |= {name: median(values) for name, values in self._seen.items()} | self._latency
         return facts if share is None else {**facts, "huge_page_share": share}

@@ -90,13 +90,13 @@ class PySession:
     """Operands by the native session, calls by the library."""
 
     def __init__(self, backend: PyBackend, placement: Placement, machine: Machine) -> None:
-        from pykernels.backends.native import BACKEND
+        from pykernels.backends.native import NativeSession
         from pykernels.machine.placement import cpus_for
 
         self.backend, self.placement = backend, placement
         cpus = cpus_for(machine, placement.device, placement.threads)
         os.sched_setaffinity(0, cpus)
-        self.native = BACKEND.open(placement, machine)
+        self.native = NativeSession(placement, machine)
         backend.load(placement, machine)
 
     def prepare(self, problem: Problem, implementation: Implementation) -> PyRunner:

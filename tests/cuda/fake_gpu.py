@@ -85,6 +85,12 @@ class FakeDevice:
     def free(self, buffer: Buffer) -> None:
         del self.live[buffer.pointer]
 
+    def lock(self, buffer: Buffer) -> None:
+        self.log.append("lock")
+
+    def unlock(self, buffer: Buffer) -> None:
+        self.log.append("unlock")
+
     def write(self, buffer: Buffer, array: np.ndarray[Any, Any]) -> None:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         buffer.keep[: raw.size] = raw
