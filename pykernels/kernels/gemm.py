@@ -161,7 +161,7 @@ class Gemm(Problem, frozen=True, kw_only=True):
         return {"c": widen(c[:, : self.n], TYPES[self.dtype][2])}
 
     def roundings(self) -> float:
-        """Relative error bound of a result whose terms all have one sign (Higham, Accuracy and Stability, eq. 3.5): k + 3
+        """Relative error bound of a result whose terms have one sign (Higham, Accuracy and Stability, eq. 3.5): k + 3
         roundings of the sum's type in any order of addition, then one of C's."""
         if self.dtype == "int8":  # the sum is exact: conversion, two scales, alpha, beta and their sum
             return 6 * ROUNDOFF["fp32"]

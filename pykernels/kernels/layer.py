@@ -1,8 +1,8 @@
 """The operators of a Transformer, each run in all layers with every layer's own weights, and their `chain`.
 
 One call is one pass of an encoder over `seq` tokens, or one token step of a decoder with seq / 2 tokens cached (at
-least the new one, which takes the cache's last place). A layer of the chain, normalised after each residual (Vaswani et al.
-2017):
+least the new one, which takes the cache's last place). A layer of the chain, normalised after each residual (Vaswani et
+al. 2017):
 
     a = attention(qkv(x));  h = norm(x + out(a));  x = norm(h + down(gelu(up(h))))
 

@@ -1,4 +1,4 @@
-"""The microkernels of matrix products as compiled: accumulators in registers, the level's width, fused where it can be."""
+"""The microkernels of matrix products as compiled: accumulators in registers, the level's width, fused."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_accumulators_stay_in_registers(dtype: str, isa: str) -> None:
         body = hot_loop(library, symbol, product(isa, dtype))
         height = int(symbol.split("_")[3].split("x")[0])
         assert count(body, rf"{product(isa, dtype)}.*%{register}") == 2 * height, symbol
-        assert stack_accesses(body) == [], symbol
+        assert stack_accesses(library, symbol, body) == [], symbol
         if isa not in ("baseline", "x86_64_v2") and dtype.startswith("fp"):
             assert count(body, r"^v?mul") == 0, "multiplication and addition are fused"

@@ -1,4 +1,4 @@
-"""Attention against float64: every level and variant, masks, groups, lengths around blocks, extreme scores, bad input."""
+"""Attention against float64: every level and variant, masks, groups, lengths around blocks, extremes, bad input."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_the_survey_counting_reproduces_its_tables(row: transformer.Printed) -> 
 
 
 def test_own_counting_is_the_suites() -> None:
-    """A single layer's fused attention is counted alike by the problem and by the memory wall (which adds the softmax)."""
+    """A layer's fused attention is counted alike by the problem and by the memory wall (which adds the softmax)."""
     config = transformer.Config(name="one", kind="encoder", layers=1, hidden=256, heads=4, ffn=512)
     operation = next(op for op in transformer.ours(config, 100) if op.name == "attention")
     problem = Attention(heads=4, kv_heads=4, lq=100, lk=100, dim=64, dtype="fp32")
