@@ -20,7 +20,6 @@ from pykernels.machine import gpu as gpus
 from pykernels.model import Case, Implementation, Machine, Problem, Samples, Skipped
 
 Array = np.ndarray[Any, Any]
-ENDS = "C1"
 
 
 def skip(case: Case, machine: Machine) -> Skipped | None:

@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pykernels.backends import cuda_results
 from pykernels.backends.native_memory import (
     HUGE_PAGE,
     PAGE,
@@ -43,6 +42,7 @@ from pykernels.units import format_size
 if TYPE_CHECKING:
     import numpy as np
 
+    from pykernels.backends.base import Session
     from pykernels.backends.native_requests import NativeRequests
 
 #: timing by request, see native_requests
@@ -119,10 +119,13 @@ class NativeBackend:
             return Skipped(reason=f"native kernels run on a CPU, not on {case.placement.device}")
         if case.placement.mode not in ("", *MODES):
             return Skipped(reason=f'timing "{case.placement.mode}" is for GPUs; a CPU has {", ".join(MODES)}')
-        if case.placement.ends not in ("", "C0", cuda_results.ENDS):
+        if case.placement.ends not in ("", "C0", "C1"):
             return Skipped(reason=f"native kernels run on the CPU's side, so {case.placement.ends} is not theirs")
-        if case.placement.ends == cuda_results.ENDS and (reason := cuda_results.skip(case, machine)):
-            return reason
+        if case.placement.ends == "C1":
+            from pykernels.backends import cuda_results
+
+            if reason := cuda_results.skip(case, machine):
+                return reason
         isa, here = case.implementation.isa, self.isas(machine)
         if isa and isa not in _built():
             return Skipped(reason=f"{isa} is not part of this build", hint=f"levels built: {', '.join(_built())}")
@@ -145,10 +148,14 @@ class NativeBackend:
         """Variants of the case's level, tunable ones once for each value ("prefetch:512")."""
         return tuple(entry.name for entry in _entries(case.problem, case.implementation.isa))
 
-    def open(self, placement: Placement, machine: Machine) -> NativeSession | cuda_results.DeviceResults:
+    def open(self, placement: Placement, machine: Machine) -> Session:
         """Start the placement's pinned team. Raises UsageError for a placement that the machine does not have."""
         session = NativeSession(placement, machine)
-        return cuda_results.DeviceResults(session) if placement.ends == cuda_results.ENDS else session
+        if placement.ends != "C1":
+            return session
+        from pykernels.backends.cuda_results import DeviceResults
+
+        return DeviceResults(session)
 
 
 class NativeSession:
@@ -323,12 +330,12 @@ class NativeRunner:
         """ISA level that ran, compiler, the problem's own facts, and the share of the arena that lies on huge pages."""
         arena = self._buffers.largest()
         share = huge_page_share(arena.address, arena.bytes)
+        facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
+        facts |= {name: median(values) for name, values in self._seen.items()} | self._latency
         if self._energy:  # lookups: what a CPU must spend on them, and how far its TLB goes
             facts |= self._energy.facts()
             reach = _core().tlb_entries(large := (share or 0) > 0.5) * (HUGE_PAGE if large else PAGE)
             facts |= {"tlb_reach_bytes": reach} if reach else {}
-        facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
-        facts |= {name: median(values) for name, values in self._seen.items()} | self._latency
         return facts if share is None else {**facts, "huge_page_share": share}
 
     def close(self) -> None:
