@@ -35,6 +35,9 @@ def missing(isa: str) -> str:
 def entries(isa: str) -> list[EntryInfo]:
     """The table of a built level; runs none of its kernels, so it works on any CPU."""
 
+def tlb_entries(large: bool) -> int:
+    """Entries of a core's second-level data TLB for 4 KiB pages, or for 2 MiB ones; 0: the CPU does not say."""
+
 def clock_ghz() -> float:
     """Core clock of the calling thread by dependent additions (some 8 us)."""
 
@@ -108,6 +111,22 @@ class Team:
     ) -> tuple[list[float], list[float], list[int], list[float], list[float]]:
         """`count` timed samples: seconds per pass, lowest thread's CPU time over wall time, involuntary switches of all
         threads, core clock in GHz, spread of the threads' starts in seconds."""
+
+    def serve(
+        self,
+        library: Library,
+        index: int,
+        pointers: list[int],
+        dims: list[int],
+        scalars: list[float],
+        tune: int,
+        calls: int,
+        first: int = 0,
+        rate: float = 0.0,
+        seed: int = 1,
+    ) -> tuple[list[int], float, int]:
+        """Nanoseconds of each of `calls` requests (one in flight, or Poisson arrivals of `rate` a second), lowest
+        thread's CPU time over wall time, involuntary switches of all threads."""
 
     def clock_ghz(self) -> float:
         """Mean of the threads' core clocks, all running."""

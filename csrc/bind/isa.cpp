@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -77,7 +78,25 @@ std::string missing(const std::string& isa) {
   return first_missing(need);
 }
 
+// AMD: CPUID 8000_0006h. Intel: leaf 18h lists every translation cache; data (1) or unified (3), level 2.
+int64_t second_tlb(bool large) {
+  const Leaf amd(0x80000006, 0);
+  const unsigned word = large ? amd.a : amd.b;
+  if (word >> 28 && (word >> 16 & 0xFFF)) return word >> 16 & 0xFFF;
+  int64_t most = 0;
+  const unsigned last = Leaf(0x18, 0).a;
+  for (unsigned sub = 0; sub <= last && sub < 32; ++sub) {
+    const Leaf leaf(0x18, sub);
+    const unsigned type = leaf.d & 0x1F, level = leaf.d >> 5 & 7;
+    if ((type == 1 || type == 3) && level == 2 && bit(leaf.b, large ? 1 : 0))
+      most = std::max<int64_t>(most, int64_t(leaf.b >> 16) * leaf.c);
+  }
+  return most;
+}
+
 #else
+
+int64_t second_tlb(bool) { return 0; }
 
 std::string missing(const std::string& isa) {
   const unsigned long cap = getauxval(AT_HWCAP), cap2 = getauxval(AT_HWCAP2);
@@ -102,5 +121,7 @@ std::string missing(const std::string& isa) {
 }  // namespace
 
 std::string why_not(const std::string& isa) { return missing(isa); }
+
+int64_t tlb_entries(bool large) { return second_tlb(large); }
 
 }  // namespace pk

@@ -247,6 +247,7 @@ PYBIND11_MODULE(_core, m) {
     return names;
   });
   m.def("missing", &why_not, py::arg("isa"));
+  m.def("tlb_entries", &tlb_entries, py::arg("large"));
   m.def("entries", &entries, py::arg("isa"));
   m.def("clock_ghz", &clock_ghz, Free());
   m.def("die_with_parent", &die_with_parent);

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: beyond multiples of a page, each operand starts this much further into it: equal offsets would alias in the L1
 STAGGER = 1088
-PAGE = 4096
+PAGE, HUGE_PAGE = 4096, 2 << 20
 
 
 class Buffers:

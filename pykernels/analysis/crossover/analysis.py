@@ -122,7 +122,11 @@ def _nothing(sides: Sides, ends: Sequence[str]) -> None:
         check_equal(sides, ENDS[end])
         check_loads(sides, ENDS[end])
     if sides.options.per == "watt":
-        raise UsageError("no cell has energy readings of both sides (RAPL, NVML), so nothing can be said per watt")
+        why = "; ".join(sorted({f"{cell.side}: {cell.no_energy}" for cell in sides.cpu + sides.gpu if cell.no_energy}))
+        raise UsageError(
+            "no cell has energy readings of both sides (RAPL, NVML), so nothing can be said per watt"
+            + (f" ({why})" if why else "")
+        )
     metrics = ", ".join(sides.options.metrics) or "any metric"
     wanted = " or ".join(ENDS[end] for end in ends)
     raise UsageError(f"no cells with ends {wanted} under {metrics} on both sides; measure them: {RECSYS}")

@@ -48,6 +48,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     moved: float = 0.0
     limit: float | None = None  # bytes the allocator would give, where it said so
     link_s: float = 0.0  # of `seconds`, derived: the result's way over the link
+    no_energy: str = ""  # why its joules were not read
     tlb: float | None = None  # bytes that the second-level TLB of a core covers with the pages the table had
     machine: str = ""
     run: int = 0
@@ -75,6 +76,7 @@ def cells_of(records: Iterable[Record], *, machine: str = "", run: int = 0) -> l
             "path": first.launch_path or ("plain" if first.device.startswith("gpu") else ""),
             "hit": _number(_facts(first).get("hit_share")),
             "limit": _number(_facts(first).get("allocatable_bytes")),
+            "no_energy": str(_facts(first).get("no_energy", "")),
             "tlb": _number(_facts(first).get("tlb_reach_bytes")),
             "moved": first.bytes_requested + first.bytes_write_allocate,
             "machine": machine,
@@ -134,6 +136,9 @@ def _saturated(records: list[Record]) -> dict[int, float]:
 
 def _energy(records: list[Record]) -> dict[int, float]:
     def joules(record: Record) -> float | None:
+        own = _number(_facts(record).get("joules_per_call"))
+        if own is not None:
+            return own
         calls = len(record.outcome.samples_s) * record.outcome.reps if isinstance(record.outcome, Measured) else 0
         joule = record.conditions.energy_j
         return joule / calls if joule and calls else None

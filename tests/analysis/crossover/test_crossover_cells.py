@@ -14,7 +14,7 @@ from pykernels.model import Conditions, Crashed, Measured, Skipped
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from crossover_runs import BASE, lookups, record
+from crossover_runs import BASE, loads, lookups, record
 
 
 def one(**changes):
@@ -96,3 +96,11 @@ def test_sides_and_paths():
     assert {(cell.side, cell.path) for cell in cells} == {
         ("GPU", "plain"), ("GPU", "graph"), ("GPU", "mapped"), ("CPU", "")
     }  # fmt: skip
+
+
+def test_joules_of_a_call_are_read_from_either_side():
+    records = lookups("CPU", "C0", loads(bags=[4]), facts={"joules_per_call": 0.25})
+    (energy,) = [cell for cell in cells_of(records) if cell.metric == "energy"]
+    assert set(energy.costs.values()) == {0.25}
+    (none,) = cells_of(lookups("CPU", "C0", loads(bags=[4]), facts={"no_energy": "a guest"}))
+    assert none.no_energy == "a guest"
