@@ -1,8 +1,7 @@
 // Loaded latency: thread 0 chases a cycle of lines while the others move data at a controlled rate.
 //
 // Operands  in: lines (1 x lines x 8 words of 64 bits: a random cycle of addresses), data (threads x n words of 64 bits);
-//           out: state (8 + 8 * 1024 of int64): 0 the line reached, 1 nanoseconds, 2 bytes moved by the others; then a line for
-//           each thread
+//           out: state (8 + 8 * 1024 of int64): 0 the line reached, 1 bytes a second that the others moved; then a line for each thread
 // dims      lines; steps of a pass; seed of the cycle; n (a multiple of 128); lines written back of four read; pause: additions
 //           that depend on each other (a cycle each) after every KiB, negative: the others stay idle
 // A line is written back as it was read. So reads and writes of memory are lines read and lines written, with no line read
@@ -90,24 +89,24 @@ PK_HOT void pk_loaded(const pk_call* c, const pk_team* t) {
   t->barrier(t);
   if (t->tid == 0) {
     const char* p = base + state[0] * LINE_BYTES;
-    const int64_t begin = now_ns();
     p = pk_loaded_chase(p, steps);
     asm volatile("" : "+r"(p));
-    state[1] = now_ns() - begin;
     state[0] = (p - base) / LINE_BYTES;
     __atomic_store_n(stop, 1, __ATOMIC_RELEASE);
   } else {
     int64_t blocks = 0;
+    const int64_t begin = now_ns();  // its own clock: the chase may have begun later
     uint64_t* data = static_cast<uint64_t*>(c->ptr[1]) + t->tid * n;
     if (pause >= 0)
       blocks = (written == 0 ? pk_loaded_write0 : written == 1 ? pk_loaded_write1 : written == 2 ? pk_loaded_write2
                                                                                                  : pk_loaded_write4)(data, n, pause, stop);
-    state[8 + 8 * t->tid] = blocks * BLOCK / 4 * (4 + written);
+    const double seconds = double(now_ns() - begin) * 1e-9;
+    state[8 + 8 * t->tid] = seconds > 0 ? int64_t(double(blocks * BLOCK / 4 * (4 + written)) / seconds) : 0;
   }
   if (t->take(t, 1) != t->threads - 1) return;
   int64_t moved = 0;
   for (int i = 1; i < t->threads; ++i) moved += state[8 + 8 * i];
-  state[2] = moved;
+  state[1] = moved;
 }
 
 static const pk_entry loaded_entries[] = {
