@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pykernels.backends import numba_dense
 from pykernels.backends.numba_cpu_code import compiled
 from pykernels.backends.pytimed import Arrays, Passes, PyBackend
 from pykernels.model import Machine, Placement, Problem
@@ -31,6 +32,8 @@ class NumbaBackend(PyBackend):
 
     def lacks(self, problem: Problem) -> str:
         """Kernels and dtypes it does not have."""
+        if problem.kernel in numba_dense.DTYPES:
+            return numba_dense.lacks(problem)
         if problem.kernel not in DTYPES:
             return f"numba_cpu has no {problem.kernel}"
         if problem.dtype not in DTYPES[problem.kernel]:
@@ -65,6 +68,8 @@ class NumbaBackend(PyBackend):
 
     def bind(self, problem: Any, variant: str, a: Arrays) -> Passes:
         """Passes of the kernel; compiled by a first pass before any is timed."""
+        if problem.kernel in numba_dense.DTYPES:
+            return numba_dense.bind(problem, a)
         code = compiled()
         if problem.kernel == "embedding_bag":
             ahead = AHEAD if variant == "prefetch" else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pykernels.backends import numpy_dense
 from pykernels.backends.pytimed import Arrays, Passes, PyBackend, equal_bags, looped, part_rows
 from pykernels.model import Machine, Placement, Problem
 
@@ -21,6 +22,8 @@ class NumpyBackend(PyBackend):
 
     def lacks(self, problem: Problem) -> str:
         """Kernels it does not have; dtypes it has no arithmetic for."""
+        if problem.kernel in numpy_dense.DTYPES:
+            return numpy_dense.lacks(problem)
         if problem.kernel not in DTYPES:
             return f"numpy has no {problem.kernel} here"
         if problem.dtype not in DTYPES[problem.kernel]:
@@ -48,6 +51,8 @@ class NumpyBackend(PyBackend):
 
     def bind(self, problem: Any, variant: str, arrays: Arrays) -> Passes:
         """Passes of the kernel."""
+        if problem.kernel in numpy_dense.DTYPES:
+            return numpy_dense.bind(problem, arrays)
         return {"embedding_bag": bags, "embedding_gather": gather, "gemv": gemv, "softmax": softmax}[problem.kernel](
             problem, arrays
         )

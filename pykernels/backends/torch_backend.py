@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from pykernels.backends import torch_dense
 from pykernels.backends.pytimed import Arrays, Passes, PyBackend, looped, part_rows
 from pykernels.model import Machine, Placement, Problem
 
@@ -27,6 +28,8 @@ class TorchBackend(PyBackend):
 
     def lacks(self, problem: Problem) -> str:
         """Kernels and dtypes it does not have."""
+        if problem.kernel in torch_dense.DTYPES:
+            return torch_dense.lacks(problem)
         if problem.kernel not in DTYPES:
             return f"torch has no {problem.kernel} here"
         if problem.dtype not in DTYPES[problem.kernel]:
@@ -59,6 +62,8 @@ class TorchBackend(PyBackend):
     def bind(self, problem: Any, variant: str, arrays: Arrays) -> Passes:
         """Passes of the kernel, over tensors that share the operands' memory."""
         tensors = {name: _tensor(array, dtype) for (name, dtype), array in _typed(problem, arrays)}
+        if problem.kernel in torch_dense.DTYPES:
+            return torch_dense.bind(problem, tensors)
         return {"embedding_bag": bags, "embedding_gather": gather, "gemv": gemv, "softmax": softmax}[problem.kernel](
             problem, tensors
         )
