@@ -165,7 +165,7 @@ class Engine:
             for launch in sorted({visit[0] for visit in visits}):
                 player = self.players(launch)
                 try:
-                    for _, round_, case in self._by_memory([v for v in visits if v[0] == launch], player):
+                    for _, round_, case in self._by_memory([v for v in visits if v[0] == launch], player, tuner):
                         if self._given_up(case):
                             total -= 1
                             continue
@@ -210,7 +210,9 @@ class Engine:
         self.writer.write(Tuning(case_id=case.id, chosen=chosen, candidates=values, unit=figure.unit))
         return None
 
-    def _by_memory(self, visits: list[tuple[int, int, Case]], player: Player) -> Iterable[tuple[int, int, Case]]:
+    def _by_memory(
+        self, visits: list[tuple[int, int, Case]], player: Player, tuner: Player
+    ) -> Iterable[tuple[int, int, Case]]:
         """The visits as they are where all workers fit in memory together; else place by place, a worker at a time."""
         largest: dict[tuple[Placement, str], int] = {}
         for _, _, case in visits:
@@ -221,6 +223,7 @@ class Engine:
             return
         for place in largest:
             player.keep_only({place})
+            tuner.keep_only({place})
             yield from [v for v in visits if (v[2].placement, v[2].implementation.backend) == place]
 
     def _skipped_records(self) -> None:
