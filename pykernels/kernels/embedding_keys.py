@@ -62,7 +62,8 @@ def build_bag(values: Mapping[str, Any], space: Space) -> EmbeddingBag:
         return _build_trace(values, space)
     name = values.get("workload", "")
     shape = WORKLOADS[name] if name else None
-    tables = values.get("tables") or (len(shape.rows) if shape else 1)
+    tables = values.get("tables", len(shape.rows) if shape else 1)
+    _positive("tables", tables)
     pooling = _pooling(values.get("pooling", ""), shape, tables)
     mode, weighted = values.get("mode", "sum"), bool(values.get("weighted", False))
     if weighted and mode == "mean":
@@ -76,7 +77,8 @@ def build_gather(values: Mapping[str, Any], space: Space) -> EmbeddingGather:
     """An embedding_gather from sweep keys. Raises UsageError."""
     name = values.get("workload", "")
     shape = WORKLOADS[name] if name else None
-    tables = values.get("tables") or (len(shape.rows) if shape else 1)
+    tables = values.get("tables", len(shape.rows) if shape else 1)
+    _positive("tables", tables)
     draft = EmbeddingGather(**_common(values, space, shape, tables, 1.0))
     return msgspec.structs.replace(draft, sets=_sets(draft))
 
@@ -86,11 +88,12 @@ def _common(
 ) -> dict[str, Any]:
     """Fields that both kernels have: sizes first, then how they are looked up."""
     dtype = values.get("dtype", "fp32")
-    dim = values.get("dim") or (shape.dim if shape else 64)
+    dim = values.get("dim", shape.dim if shape else 64)
     _positive("dim", dim)
-    _positive("tables", tables)
     size = row_bytes(dim, dtype)
-    level, batch = values.get("level", ""), values.get("batch") or 0
+    level, batch = values.get("level", ""), values.get("batch", 0)
+    if "batch" in values:
+        _positive("batch", batch)
     index = values.get("index", "int32")
     given = [key for key in ("level", "table", "rows") if values.get(key)]
     if len(given) > 1:
@@ -112,7 +115,6 @@ def _common(
     if sum(rows) >= 2**31 and index == "int32":
         raise UsageError(f'embedding: {sum(rows)} rows do not fit int32 indices: write index = "int64"')
     batch = batch or BATCH
-    _positive("batch", batch)
     return {
         "rows": rows, "dim": dim, "batch": batch, "index": index, "dtype": dtype, "level": level, "symbols": symbols,
         "draw": rows_looked_up.parse(values.get("indices", {})), "llc_bytes": int(getattr(space, "llc_bytes", 0)),
@@ -174,7 +176,7 @@ def _rows_in_level(
     total = space.level_bytes(level) // (space.threads if level in ("L1", "L2") else 1)
     bag = tables * (pooling * index_bytes + index_bytes + 4 * dim)
     batch = batch or max(1, min(BATCH, int(SIDE_SHARE * total / bag)))
-    room = total - int(batch * bag)
+    room = total - math.ceil(batch * bag) - index_bytes
     if room < total // 4:
         raise UsageError(
             f'embedding: batch = {batch}: its indices and output fill the level "{level}" ({format_size(total)})'
@@ -210,7 +212,7 @@ def _build_trace(values: Mapping[str, Any], space: Space) -> EmbeddingBag:
     weighted = bool(values.get("weighted", False))
     if weighted and trace.weights is None:
         raise UsageError(f"{path}: weighted = true, but the trace has no `weights`")
-    dim, dtype = values.get("dim") or 64, values.get("dtype", "fp32")
+    dim, dtype = values.get("dim", 64), values.get("dtype", "fp32")
     _positive("dim", dim)
     _fits(space, (rows,), row_bytes(dim, dtype))
     return EmbeddingBag(

@@ -17,7 +17,8 @@ NATIVE = ("fp64", "fp32", "bf16", "int8", "int4")
 @pytest.mark.parametrize("isa", levels())
 @pytest.mark.parametrize("dtype", NATIVE)
 @given(
-    rows=st.sampled_from([1, 2, 3, 4, 5, 7, 31, 64]), cols=st.sampled_from([1, 2, 7, 31, 64, 97, 128, 129, 257, 384, 1001]),
+    rows=st.sampled_from([1, 2, 3, 4, 5, 7, 31, 64]),
+    cols=st.sampled_from([1, 2, 7, 31, 64, 97, 128, 129, 257, 384, 1001]),
     batch=st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 21]), parts=st.sampled_from([1, 1, 3]), data=st.data(),
 )  # fmt: skip
 @settings(max_examples=15)
