@@ -276,7 +276,10 @@ def _lookup_terms(record: Record, mine: Sequence[CaseSummary], machine: Machine)
     last = shares[-1][0]
     chase = [c for c in mine if c.first.figure.kind == "latency" and c.first.figure.level == last]
     latency = min(chase, key=lambda c: c.interval.value, default=None)
-    return [_mixed(gathers), _mixed(rows), _term(latency, 1.0)]
+    rate = _mixed(rows)
+    if rate is not None:
+        rate = msgspec.structs.replace(rate, name=rate.name.replace(" gather ", " row rate of "))
+    return [_mixed(gathers), rate, _term(latency, 1.0)]
 
 
 def _level_shares(record: Record, machine: Machine, caught: Callable[[float], float] | None) -> list[tuple[str, float]]:
@@ -356,7 +359,7 @@ def _share(case: CaseSummary, seconds: dict[int, float], terms: Sequence[Term]) 
     if len(seconds) > 1:
         roof = {launch: max(t.seconds.get(launch, 0.0) for t in terms) for launch in seconds}
         both = {launch: value for launch, value in roof.items() if value > 0}
-        return ratio_interval(both, seconds) if both else (0.0, 0.0, 0.0)
+        return ratio_interval(both, seconds) if both else ratio_interval(terms[0].seconds, seconds)  # of another run
     own, other = flop_rate(case).interval, flop_rate(terms[0].roof).interval
     share = terms[0].value * own.value
     return (

@@ -57,7 +57,7 @@ class TorchBackend(PyBackend):
         """Version and threads."""
         import torch
 
-        return {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+        return {"torch": str(torch.__version__), "torch_threads": torch.get_num_threads()}
 
     def bind(self, problem: Any, variant: str, arrays: Arrays) -> Passes:
         """Passes of the kernel, over tensors that share the operands' memory."""

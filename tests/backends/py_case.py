@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -71,6 +72,7 @@ def check(backend: PyBackend, session: PySession, dtype: str) -> int:
             samples = runner.sample(2, 2)
             assert len(samples.samples_s) == len(samples.cpu_over_wall) == 2
             assert min(samples.samples_s) > 0
+            msgspec.json.encode(runner.facts())  # a record holds them
             runner.close()
             count += 1
     return count
