@@ -13,7 +13,7 @@ from pykernels.analysis.crossover.answers import Answer, BreakEven, Claim, Curve
 from pykernels.analysis.crossover.axes import AXES
 from pykernels.analysis.crossover.model import TERMS
 from pykernels.analysis.crossover.sentences import metric_words
-from pykernels.units import format_size, format_value
+from pykernels.units import format_value
 
 GREY, CPU, GPU = "0.45", "#b35806", "#2166ac"
 TERM_COLOURS = dict(zip(TERMS, ("0.25", "#1b9e77", "#7fc97f", "#d95f02", "#fdae6b"), strict=True))
@@ -321,13 +321,13 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     if plane.edge is not None:
         ax.axhline(plane.table.index(plane.edge), color="black", linewidth=2)
     ax.set_xticks([j + 0.5 for j in range(len(plane.batch))], [f"{b:,.0f}" for b in plane.batch], fontsize=7)
-    ax.set_yticks([i + 0.5 for i in range(len(plane.table))], [format_size(t) for t in plane.table], fontsize=7)
+    ax.set_yticks([i + 0.5 for i in range(len(plane.table))], [AXES["table"].format(t) for t in plane.table], fontsize=7)
     ax.set_xlabel("batch")
     ax.set_ylabel("table size")
     marks = "dot: measured on both sides" if plane.measured else "no dot: the GPU side is not measured"
     lines = (
         _fold(plane.workload),
-        f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu, 48)}",
+        f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu.split(" (")[0], 48)}",
         f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}",
     )
     ax.set_title("\n".join(lines), fontsize=7.5, loc="left")

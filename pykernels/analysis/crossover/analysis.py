@@ -22,7 +22,7 @@ from pykernels.analysis.crossover.breakeven import break_even, places, sensitivi
 from pykernels.analysis.crossover.claims import claims
 from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values
 from pykernels.analysis.crossover.generated import generated_groups
-from pykernels.analysis.crossover.points import Point
+from pykernels.analysis.crossover.points import Judged, Point
 from pykernels.analysis.crossover.roofs import FLOOR_LOOKUPS
 from pykernels.analysis.crossover.sentences import sentence
 from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, check_loads, points_of, sides_of
@@ -261,9 +261,7 @@ def _refusals(sides: Sides, finding: Finding, held: list[Point], curve: Curve, o
             f"the answer more than the kernel: at least {LEAST_PATHS} are needed (of plain, graph, mapped, "
             f"persistent): {RECSYS}"
         )
-    for point in _deciding(finding, held, curve):
-        reasons += [text for text in _weak(point, options.min_share) if text not in reasons]
-    return reasons[:4]
+    return reasons + _weak(_deciding(finding, held, curve), options.min_share)
 
 
 def _deciding(finding: Finding, held: list[Point], curve: Curve) -> list[Point]:
@@ -275,22 +273,33 @@ def _deciding(finding: Finding, held: list[Point], curve: Curve) -> list[Point]:
     return [point for point, x in zip(held, curve.x, strict=True) if x in places_kept]
 
 
-def _weak(point: Point, least: float) -> list[str]:
+def _weak(points: list[Point], least: float) -> list[str]:
+    """Of each side, what its run lacks to judge it, and the cell furthest below its time roof with how many are."""
     found = []
-    for side, judged, how in (("CPU", point.cpu_judged, point.cpu.how), ("GPU", point.gpu_judged, point.rival.how)):
-        if judged is None or (side == "GPU" and point.rival.cell is None):
-            continue
-        lacking = [what for what in judged.missing if not what.startswith("link")]
+    for side in ("CPU", "GPU"):
+        cells = [_judged(point, side) for point in points]
+        judged = [(point, cell, how) for point, (cell, how) in zip(points, cells, strict=True) if cell is not None]
+        lacking = {what for _, cell, _ in judged for what in cell.missing if not what.startswith("link")}
         if lacking:
+            what = " and no ".join(sorted(lacking))
+            found.append(f"the {side} side cannot be judged: this run has no {what}; measure it: {RECSYS}")
+            continue
+        low = [(cell.share, point, how) for point, cell, how in judged if cell.share is not None and cell.share < least]
+        if low:
+            share, point, how = min(low, key=lambda one: one[0])
+            others = f" ({len(low)} of {len(judged)} deciding cells are under it)" if len(low) > 1 else ""
             found.append(
-                f"the {side} side cannot be judged: this run has no {' and no '.join(lacking)}; measure it: {RECSYS}"
-            )
-        elif judged.share is not None and judged.share < least:
-            found.append(
-                f"the {side} kernel ({how}) runs at {judged.share:.0%} of its time roof, under {least:.0%}, "
-                f"at {point.load.describe()}"
+                f"the {side} kernel ({how}) runs at {share:.0%} of its time roof, under {least:.0%}, "
+                f"at {point.load.describe()}{others}"
             )
     return found
+
+
+def _judged(point: Point, side: str) -> tuple[Judged | None, str]:
+    """A measured side's judgement and its implementation; None where the side is not measured."""
+    if side == "CPU":
+        return point.cpu_judged, point.cpu.how
+    return (point.gpu_judged if point.rival.cell is not None else None), point.rival.how
 
 
 # ----------------------------------------------------------------------------------------------------------- the report

@@ -31,7 +31,7 @@ class Axis(msgspec.Struct, frozen=True):
         if value is None:
             return "-"
         if self.unit == "B":
-            return format_size(value)
+            return format_size(float(f"{value:.4g}"))  # whole rows make 1 GiB a few bytes less
         text = f"{value:,.0f}" if value >= 100 and self.log else f"{value:.3g}"
         return f"{text} {self.unit}".rstrip() if self.unit else text
 

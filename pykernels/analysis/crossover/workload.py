@@ -82,7 +82,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         if without == "table":
             words = [f"{self.tables} tables x {self.dim} {self.dtype}"]
         elif without == "row_bytes":
-            words = [f"{self.tables} x {_count(self.rows)} rows of {self.dtype}"]
+            words = [f"{self.tables} tables of {self.dtype}"]
         words += [f"pooling {self.pooling:g}"] if without != "pooling" else []
         words += [f"batch {self.bags}"] if without != "batch" else []
         words += [f"zipf {self.zipf:g}" if self.zipf else "uniform"] if without != "skew" else []
