@@ -321,13 +321,14 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     if plane.edge is not None:
         ax.axhline(plane.table.index(plane.edge), color="black", linewidth=2)
     ax.set_xticks([j + 0.5 for j in range(len(plane.batch))], [f"{b:,.0f}" for b in plane.batch], fontsize=7)
-    ax.set_yticks([i + 0.5 for i in range(len(plane.table))], [AXES["table"].format(t) for t in plane.table], fontsize=7)
+    sizes = [AXES["table"].format(t) for t in plane.table]
+    ax.set_yticks([i + 0.5 for i in range(len(plane.table))], sizes, fontsize=7)
     ax.set_xlabel("batch")
     ax.set_ylabel("table size")
     marks = "dot: measured on both sides" if plane.measured else "no dot: the GPU side is not measured"
     lines = (
         _fold(plane.workload),
-        f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu.split(" (")[0], 48)}",
+        f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu.partition(' (')[0], 48)}",
         f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}",
     )
     ax.set_title("\n".join(lines), fontsize=7.5, loc="left")
