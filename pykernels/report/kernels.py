@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pykernels.analysis.kernels import LOOKUPS, KernelPoint, Kernels, Timed
+from pykernels.analysis.points import Point
+from pykernels.analysis.roofline import Roofline
 from pykernels.report.table import paragraph, percent, table
 from pykernels.units import format_value
 
-#: cases that the time view shows
-_MOST_BARS = 24
+#: cases that the time view shows, and points that a picture numbers
+_MOST_BARS, _MOST_POINTS = 24, 36
 
 
 def text(answer: Kernels, width: int = 100) -> str:
@@ -74,17 +78,69 @@ def _times(points: list[KernelPoint], details: dict[str, Timed], width: int) -> 
 
 
 def draw(answer: Kernels, path: Path | str) -> list[Path]:
-    """Write the kernels under the roofline of each dtype, and lookups in the time view (`x-time.png`)."""
-    from pykernels.report import figure
-
+    """Write the kernels under the roofline of each dtype (`x-fp32.png`, ...; just `x.png` for one) and lookups, or all
+    kernels where there are none, in the time view (`x-time.png`). Returns the paths."""
     path = Path(path)
     written: list[Path] = []
-    if answer.roofline is not None and any(roof.kind == "bandwidth" for roof in answer.roofline.roofs):
-        written += figure.draw(answer.roofline, path)
+    roofline = answer.roofline
+    if roofline is not None:
+        peaks = {roof.dtype for roof in roofline.roofs if roof.kind == "compute"}
+        dtypes = [d for d in dict.fromkeys(point.dtype for point in roofline.detail.points) if d in peaks]
+        for dtype in dtypes:
+            target = path.with_stem(f"{path.stem}-{dtype}") if len(dtypes) > 1 else path
+            written.append(_draw_roofs(roofline, dtype, target))
     timed = [p for p in answer.points if answer.details[p.case_id].best and answer.details[p.case_id].terms]
     if timed:
         written.append(_draw_times(timed, answer.details, path.with_stem(f"{path.stem}-time")))
     return written
+
+
+def _draw_roofs(roofline: Roofline, dtype: str, path: Path) -> Path:
+    """The roofs of one dtype, a row for each team of threads: numbered points, and beside them what each number is."""
+    from pykernels.report.figure import _Panel
+    from pykernels.report.plot import INK, new_figure, save
+
+    teams = list(dict.fromkeys((p.domain, p.threads) for p in roofline.detail.points if p.dtype == dtype))
+    figure, axes = new_figure(14.5, 5.6 * len(teams), len(teams), 2)
+    name = " ".join(roofline.machine.cpu_model.split()) or roofline.machine.arch
+    figure.suptitle(f"kernels under the {dtype} roofline, {name}", fontsize=10, color=INK)
+    panels, keys = [], []
+    for row, team in enumerate(teams):
+        mine = [p for p in roofline.detail.points if (p.domain, p.threads) == team and p.dtype == dtype]
+        mine.sort(key=lambda p: (p.name.split()[0], p.intensity, p.value))
+        numbered = [
+            msgspec.structs.replace(point, name=str(number), roof="")
+            for number, point in enumerate(mine[:_MOST_POINTS], 1)
+        ]
+        detail = msgspec.structs.replace(roofline.detail, points=numbered, sweeps=[])
+        shown = msgspec.structs.replace(roofline)
+        shown.__dict__["detail"] = detail
+        panel = _Panel(figure, axes[2 * row], shown, dtype, team)
+        panel.lines()
+        panels.append(panel)
+        keys.append((axes[2 * row + 1], mine))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel, (beside, mine) in zip(panels, keys, strict=True):
+        panel.labels()
+        _key(beside, mine)
+    return save(figure, path)
+
+
+def _key(axes: Any, points: list[Point]) -> None:
+    """What each number of a picture is, with its share of its roof."""
+    from pykernels.report.plot import INK
+
+    axes.set_axis_off()
+    lines = [
+        f"{number:2d}  {point.name}: {percent(point.share)} of {point.roof}"
+        if point.roof
+        else f"{number:2d}  {point.name}"
+        for number, point in enumerate(points[:_MOST_POINTS], 1)
+    ]
+    if len(points) > _MOST_POINTS:
+        lines.append(f"and {len(points) - _MOST_POINTS} more in the table")
+    axes.text(0, 1, "\n".join(lines), transform=axes.transAxes, fontsize=7.5, va="top", family="monospace", color=INK)
 
 
 def _draw_times(points: list[KernelPoint], details: dict[str, Timed], path: Path) -> Path:
@@ -113,6 +169,8 @@ def _draw_times(points: list[KernelPoint], details: dict[str, Timed], path: Path
 
 def _kind(name: str) -> str:
     """Of "DRAM gather 256 B rows": "gather"; several levels are one kind."""
+    if "row rate" in name:
+        return "row rate"
     words = name.split(" + ")[0].split()
     return words[1] if len(words) > 1 and words[0] in ("L1", "L2", "L3", "L4", "DRAM") else words[0]
 
