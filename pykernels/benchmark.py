@@ -30,7 +30,7 @@ from pykernels.store import Run, load_run
 from pykernels.units import format_value
 
 #: launches of a callable are numbered from here, so that none is taken for a launch of the roofs
-FIRST_LAUNCH = 1_000_000
+FIRST_LAUNCH = 50_000
 TIMEOUT_S = 120.0
 
 

@@ -180,8 +180,8 @@ def _terms(case: CaseSummary, ceilings: Sequence[CaseSummary], machine: Machine)
 
 def _op_of(record: Record) -> str:
     """The stream operation whose mix of reads and writes a kernel's comes nearest to."""
-    if record.kernel in ("gemv", "gemm", "spmv", "attention"):
-        return "load"
+    if record.kernel in ("gemv", "gemm", "spmv", "attention") or record.backend == "python":
+        return "load"  # of a callable's mix nothing is known: the highest roof
     return "nt-copy" if record.variant.startswith("stream") else "copy"
 
 
