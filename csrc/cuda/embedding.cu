@@ -197,7 +197,7 @@ template <class F, bool CACHED> PK_DEV void embedding_warp(const pk_args& a) {
   enum { WORDS = F::QUANTISED ? 2 : 4 };
   embedding e(a);
   if (e.row_bytes % (4 * WORDS) == 0 && e.d % (WORDS * F::PER) == 0) embedding_warp_of<F, WORDS, CACHED>(e);
-  else if (e.row_bytes % 4 == 0 && e.d % F::PER == 0) embedding_warp_of<F, 1, CACHED>(e);
+  else if (!CACHED && e.row_bytes % 4 == 0 && e.d % F::PER == 0) embedding_warp_of<F, CACHED ? (int)WORDS : 1, CACHED>(e);
   else embedding_simple<F, CACHED>(a);
 }
 
@@ -308,7 +308,6 @@ PK_ENTRY(embedding_bag, , int8, cached, 75, 256, ITEMS(0, 8), cached, (embedding
 PK_ENTRY(embedding_bag, , int4, cached, 75, 256, ITEMS(0, 8), cached, (embedding_warp<rows_int4, true>(a)))
 
 PK_ENTRY(embedding_bag, , fp32, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_fp32>(a)))
-PK_ENTRY(embedding_bag, , fp16, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_fp16>(a)))
 PK_ENTRY(embedding_bag, , int8, persistent, 75, 256, SM(1), persistent | ptx, (embedding_serve<rows_int8>(a)))
 
 PK_ENTRY(embedding_gather, , fp32, simple, 75, 256, SM(8), none, (gather_simple<rows_fp32>(a)))

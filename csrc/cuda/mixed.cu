@@ -111,9 +111,8 @@ template <class F, int W, int K> PK_DEV void mixed_passes(const pk_args& a) {
 template <class F, int W> PK_DEV void mixed_aligned(const pk_args& a) {
   pk_int k = a.dim[2];
   if (k == 0) mixed_passes<F, W, 0>(a);
-  else if (k % 8 == 0) mixed_passes<F, W, 8>(a);
-  else if (k % 4 == 0) mixed_passes<F, W, 4>(a);
-  else if (k % 2 == 0) mixed_passes<F, W, 2>(a);
+  else if (W > 1 && k % 8 == 0) mixed_passes<F, W, W == 1 ? 1 : 8>(a);
+  else if (W > 1 && k % 2 == 0) mixed_passes<F, W, W == 1 ? 1 : 2>(a);
   else mixed_passes<F, W, 1>(a);
 }
 

@@ -4,7 +4,7 @@
 // mask. scalars: scale. One launch makes all rows, whatever parts a CPU makes of them. A fully masked row gives zeros.
 // Variants: warp  a warp a row (short rows); block  a block of 256 threads a row.
 // A row stays in registers as far as KEEP elements a thread hold it, with one exponential an element; the rest is read again
-// from the caches. 16-byte accesses where the width allows, else single elements.
+// from the caches. 16-byte accesses where the width allows, else single elements (and few of them kept).
 #include "common.cuh"
 
 enum { KEEP = 32 };
@@ -28,11 +28,14 @@ struct softmax_block {
 PK_DEV float softmax_exp(float x) { return x < -87.33f ? 0.f : pk_exp(x); }
 
 // s of the W elements of access i.
-template <class T, int W, bool MASK>
+template <class T, int W>
 PK_DEV void softmax_load(const T* x, const float* mask, float scale, pk_int i, float* s) {
   pk_vec<T, W> v = ((const pk_vec<T, W>*)x)[i];
 #pragma unroll
-  for (int w = 0; w < W; ++w) s[w] = MASK ? fmaf(scale, pk_widen(v.v[w]), mask[i * W + w]) : scale * pk_widen(v.v[w]);
+  for (int w = 0; w < W; ++w) s[w] = scale * pk_widen(v.v[w]);
+  if (!mask) return;
+#pragma unroll
+  for (int w = 0; w < W; ++w) s[w] += mask[i * W + w];
 }
 
 template <class T, int W> PK_DEV void softmax_store(T* out, pk_int i, const float* e, float factor) {
@@ -42,14 +45,14 @@ template <class T, int W> PK_DEV void softmax_store(T* out, pk_int i, const floa
   ((pk_vec<T, W>*)out)[i] = v;
 }
 
-template <class T, class R, int W, bool MASK>
+template <class T, class R, int W>
 PK_DEV void softmax_row(const T* x, const float* mask, T* out, pk_int width, float scale) {
-  enum { HELD = KEEP / W };  // accesses in registers
+  enum { HELD = W == 1 ? 4 : KEEP / W };  // accesses in registers
   pk_int n = width / W, rank = R::rank();
   float kept[HELD][W], s[W], top = SOFTMAX_LOWEST, sum = 0;
 #pragma unroll
   for (int k = 0; k < HELD; ++k) {
-    if (rank + k * R::THREADS < n) softmax_load<T, W, MASK>(x, mask, scale, rank + k * R::THREADS, kept[k]);
+    if (rank + k * R::THREADS < n) softmax_load<T, W>(x, mask, scale, rank + k * R::THREADS, kept[k]);
 #pragma unroll
     for (int w = 0; w < W; ++w) {
       kept[k][w] = rank + k * R::THREADS < n ? kept[k][w] : SOFTMAX_LOWEST;
@@ -58,7 +61,7 @@ PK_DEV void softmax_row(const T* x, const float* mask, T* out, pk_int width, flo
   }
 #pragma unroll 1
   for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
-    softmax_load<T, W, MASK>(x, mask, scale, i, s);
+    softmax_load<T, W>(x, mask, scale, i, s);
 #pragma unroll
     for (int w = 0; w < W; ++w) top = fmaxf(top, s[w]);
   }
@@ -70,7 +73,7 @@ PK_DEV void softmax_row(const T* x, const float* mask, T* out, pk_int width, flo
     for (int w = 0; w < W; ++w) sum += kept[k][w] = softmax_exp(kept[k][w] - top);
 #pragma unroll 1
   for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
-    softmax_load<T, W, MASK>(x, mask, scale, i, s);
+    softmax_load<T, W>(x, mask, scale, i, s);
 #pragma unroll
     for (int w = 0; w < W; ++w) sum += softmax_exp(s[w] - top);
   }
@@ -81,28 +84,23 @@ PK_DEV void softmax_row(const T* x, const float* mask, T* out, pk_int width, flo
     if (rank + k * R::THREADS < n) softmax_store<T, W>(out, rank + k * R::THREADS, kept[k], factor);
 #pragma unroll 1
   for (pk_int i = rank + HELD * R::THREADS; i < n; i += R::THREADS) {
-    softmax_load<T, W, MASK>(x, mask, scale, i, s);
+    softmax_load<T, W>(x, mask, scale, i, s);
 #pragma unroll
     for (int w = 0; w < W; ++w) s[w] = softmax_exp(s[w] - top);
     softmax_store<T, W>(out, i, s, factor);
   }
 }
 
-template <class T, class R, bool MASK> PK_DEV void softmax_masked(const pk_args& a) {
+template <class T, class R> PK_DEV void softmax(const pk_args& a) {
   enum { WIDE = 16 / sizeof(T) };
   pk_int row = R::row(), width = a.dim[1];
   if (row >= a.dim[0]) return;  // a whole warp or block at once
   const T* x = (const T*)a.ptr[0] + row * width;
-  const float* mask = (const float*)a.ptr[1];
+  const float* mask = a.dim[2] ? (const float*)a.ptr[1] : 0;
   T* out = (T*)a.ptr[2] + row * width;
   float scale = (float)a.scalar[0];
-  if (width % WIDE == 0) softmax_row<T, R, WIDE, MASK>(x, mask, out, width, scale);
-  else softmax_row<T, R, 1, MASK>(x, mask, out, width, scale);
-}
-
-template <class T, class R> PK_DEV void softmax(const pk_args& a) {
-  if (a.dim[2]) softmax_masked<T, R, true>(a);
-  else softmax_masked<T, R, false>(a);
+  if (width % WIDE == 0) softmax_row<T, R, WIDE>(x, mask, out, width, scale);
+  else softmax_row<T, R, 1>(x, mask, out, width, scale);
 }
 
 PK_ENTRY(softmax, , fp32, warp, 75, 256, ITEMS(0, 8), none, (softmax<float, softmax_warp>(a)))

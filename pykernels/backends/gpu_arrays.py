@@ -124,7 +124,8 @@ def skip(name: str, module: str, known: bool, case: Case, machine: Machine) -> S
     if device is None:
         return Skipped(reason=f"there is no {placement.device}: {gpus.why_none()}", hint="pykernels check")
     if not _has(module):
-        return Skipped(reason=f"{module} is not installed", hint='pip install "pykernels[cuda12]"')
+        wheel = "torch" if module == "torch" else '"pykernels[cuda12]"'
+        return Skipped(reason=f"{module} is not installed", hint=f"pip install {wheel}")
     if placement.mode or placement.launch or placement.ends not in ("", "G0"):
         return Skipped(reason=f"{name} is measured steady, with everything in device memory")
     if device.memory_bytes and case.problem.working_set() > device.memory_bytes:

@@ -44,7 +44,7 @@ def test_the_floor_of_a_persistent_kernel(fake_session: Opener, loops: str) -> N
     runner.close()
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
 @pytest.mark.parametrize("ends", ["", "G2"])
 def test_lookups_asked_of_a_running_kernel(fake_session: Opener, dtype: str, ends: str) -> None:
     session = fake_session(launch="persistent", ends=ends)

@@ -126,3 +126,28 @@ def test_cupy_expressions_agree_with_the_reference(problem: Problem) -> None:
     assert verify.check_full(problem, runner) is None
     assert runner.sample(10, 2).samples_s == [1e-4, 1e-4]
     runner.close()
+
+
+TORCH_PROBLEMS = [
+    *[Softmax(dtype=dtype, rows=9, width=100, scale=scale) for dtype in ("fp32", "bf16") for scale in (1.0, 0.5)],
+    *[Gemv(dtype=dtype, rows=30, cols=64, batch=2) for dtype in ("fp64", "fp32")],
+    *[EmbeddingBag(dtype="fp32", rows=(97,), dim=32, batch=5, pooling=((0, 9),), sets=3, mode=mode, weighted=weighted)
+      for mode, weighted in (("sum", False), ("mean", False), ("sum", True))],
+    EmbeddingGather(dtype="fp32", rows=(97,), dim=32, batch=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", TORCH_PROBLEMS, ids=lambda p: "-".join([p.kernel, *p.params().values(), p.dtype]))
+def test_torch_expressions_agree_with_the_reference(problem: Problem) -> None:
+    """On torch's CPU device: the expressions are those of the GPU."""
+    if find_spec("torch") is None:
+        if os.environ.get("PYKERNELS_REQUIRE_NVRTC"):
+            pytest.fail("PYKERNELS_REQUIRE_NVRTC is set, but torch is not installed")
+        pytest.skip("torch is not installed")
+    from pykernels.backends.torch_cuda import TorchCudaSession
+    from pykernels.measure import verify
+
+    runner = TorchCudaSession("cpu").prepare(problem, Implementation("torch_cuda", "", "expression"))
+    assert verify.check_full(problem, runner) is None
+    assert runner.sample(4, 2).samples_s[0] > 0
+    runner.close()
