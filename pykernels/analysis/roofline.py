@@ -298,6 +298,8 @@ def _bandwidths(peak: Record, ceilings: Iterable[CaseSummary]) -> list[CaseSumma
 
     for case in ceilings:
         record = case.first
+        if _row_bytes(record):  # random rows: a roof of lookups, not of streams
+            continue
         if record.figure.kind != "bandwidth" or (domain(record), record.threads) != (domain(peak), peak.threads):
             continue
         if isa_rank(record.isa) > isa_rank(peak.isa) >= 0:
