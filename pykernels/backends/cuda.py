@@ -182,6 +182,7 @@ class CudaSession:
     def __init__(self, device: Device, placement: Placement) -> None:
         self.device, self.placement = device, placement
         self.ends, self.cached_percent = ends_of(placement)
+        _check_driver(device.facts.driver)
         self.arch = cuda_compile.choose_arch(device.facts.compute_capability, cuda_compile.supported_archs())
         self.scratch = device.alloc(cuda_table.SCRATCH_BYTES)
         device.fill(self.scratch, 0)
@@ -260,6 +261,18 @@ class CudaSession:
         self.device.close()
 
 
+def _check_driver(driver: str) -> None:
+    """Raise PykernelsError where the driver's CUDA is of an older major than NVRTC's, whose cubins it would refuse."""
+    compiler = cuda_compile.nvrtc_version()
+    major = driver.removeprefix("CUDA ").partition(".")[0]
+    if major.isdecimal() and int(major) < int(compiler.partition(".")[0]):
+        raise PykernelsError(
+            f"the NVIDIA driver is older than the toolkit: it runs CUDA {driver.removeprefix('CUDA ')}, and NVRTC makes "
+            f"code for {compiler}",
+            hint=f'update the driver, or pip install "pykernels[cuda{major}]"',
+        )
+
+
 def sensor_facts(readings: Mapping[str, gpus.Reading]) -> dict[str, Any]:
     """Facts of the readings before and after sampling: temperatures, clocks, power, every throttle reason seen."""
     before, after = readings.get("before", gpus.Reading()), readings.get("after", gpus.Reading())
@@ -268,6 +281,8 @@ def sensor_facts(readings: Mapping[str, gpus.Reading]) -> dict[str, Any]:
         "gpu_power_limit_w": after.power_limit_w, "ecc": after.ecc,
     }  # fmt: skip
     found["throttle"] = sorted({*before.throttle, *after.throttle})
+    if after.missing:
+        found["sensors"] = after.missing
     if after.others:
         found["other_processes"] = after.others
     if before.energy_j is not None and after.energy_j is not None:

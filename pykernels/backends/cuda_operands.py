@@ -17,6 +17,7 @@ from pykernels.backends.cuda_table import POINTERS
 from pykernels.kernels import dtypes, random
 from pykernels.kernels.random import _BITS as BITS
 from pykernels.model import Operand, Problem, Recipe
+from pykernels.units import format_size
 
 if TYPE_CHECKING:
     from pykernels.backends.cuda import CudaSession
@@ -36,6 +37,7 @@ class Operands:
         self.buffers: dict[str, Buffer] = {}
         self.pinned: dict[str, Buffer] = {}
         self._copies: dict[str, Array] = {}
+        self._check_free()
         try:
             for operand in self.operands:
                 self.buffers[operand.name] = self.device.alloc(_bytes(operand), self._memory(operand))
@@ -49,6 +51,15 @@ class Operands:
         except BaseException:
             self.close()
             raise
+
+    def _check_free(self) -> None:
+        """Raise MemoryError before anything is allocated, where the operands are more than the device has free."""
+        needed = sum(_bytes(o) for o in self.operands if self._memory(o) in ("device", "managed"))
+        free = self.device.free_memory()
+        if needed > free:
+            others = self.device.sensors().others
+            users = f"; {others} other process{'' if others == 1 else 'es'} on it" if others else ""
+            raise MemoryError(f"its operands take {format_size(needed)}, the GPU has {format_size(free)} free{users}")
 
     def _memory(self, operand: Operand) -> Memory:
         """Where an operand lives: the table as the ends say; what crosses the link uncopied, in mapped memory."""

@@ -99,7 +99,8 @@ THROTTLES = {
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the sensors say now; None where one is absent or not permitted. Energy counts from the driver's start."""
+    """What the sensors say now; None where one is absent or not permitted, `missing` why all are. Energy counts from
+    the driver's start."""
 
     sm_mhz: float | None = None
     power_w: float | None = None
@@ -109,6 +110,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     throttle: tuple[str, ...] = ()
     ecc: bool | None = None
     others: int = 0
+    missing: str = ""
 
 
 class Sensors:
@@ -132,7 +134,7 @@ class Sensors:
     def read(self) -> Reading:
         """All sensors once."""
         if self._handle is None:
-            return Reading()
+            return Reading(missing=self.reason)
         mask = self._call("nvmlDeviceGetCurrentClocksEventReasons") or self._call(
             "nvmlDeviceGetCurrentClocksThrottleReasons"
         )
@@ -166,8 +168,30 @@ class Sensors:
         return None if value is None else float(value) * factor
 
 
+def busy(nvml: Any = None) -> list[Check]:
+    """What `pykernels check` says of NVML: why it cannot be read, or each GPU that other processes compute on."""
+    import os
+
+    try:
+        if nvml is None:
+            import pynvml as nvml
+        nvml.nvmlInit()
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(index))
+            others = sum(process.pid != os.getpid() for process in processes)
+            if others:
+                noun = "process computes" if others == 1 else "processes compute"
+                found.append(Check("warn", f"NVML device {index}", f"{others} other {noun} on it", "nvidia-smi"))
+        return found
+    except ImportError:
+        return []  # `checks` names the package
+    except Exception as error:  # NVML's own error type
+        return [Check("warn", "NVML", f"no clocks, power or throttle reasons: {error}", "nvidia-smi -q")]
+
+
 def checks(machine: Machine, library: str = "libcuda.so.1") -> list[Check]:
-    """Findings of `pykernels check`: each GPU, or why none is usable, and what is missing to drive it."""
+    """Findings of `pykernels check`: each GPU, or why none is usable, what is missing to drive it, who else uses it."""
     from importlib.util import find_spec
 
     if not machine.gpus:
@@ -193,4 +217,4 @@ def checks(machine: Machine, library: str = "libcuda.so.1") -> list[Check]:
             present = False
         if not present:
             found.append(Check("warn" if module == "pynvml" else "skip", "gpu", f"{name} is not installed", wheel))
-    return found
+    return found + busy()

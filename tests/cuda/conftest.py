@@ -36,6 +36,7 @@ def fake_session(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CudaSession]:
         )
 
     monkeypatch.setattr(cuda_compile, "compile_source", no_compile)
+    monkeypatch.setattr(cuda_compile, "nvrtc_version", lambda: "13.0")
     monkeypatch.setattr(cuda_compile, "supported_archs", lambda: (75, 80, 90, 100, 120))
 
     def open_session(script: Script | None = None, facts: Facts = FACTS, **placement: str) -> CudaSession:

@@ -170,6 +170,7 @@ def test_each_gpu_is_opened_by_its_number() -> None:
     for device in ("gpu:0", "gpu:1"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pykernels.backends.cuda_compile.supported_archs", lambda: (90,))
+            patch.setattr("pykernels.backends.cuda_compile.nvrtc_version", lambda: "13.0")
             backend.open(Placement(device=device), MACHINE)
     assert opened == [0, 1]
 
@@ -271,7 +272,7 @@ class PartialNvml:
 
 def test_sensors_never_raise() -> None:
     broken = Sensors("0000:00:00.0", BrokenNvml())
-    assert (broken.read(), broken.reason) == (Reading(), "NVML: no permission")
+    assert (broken.read(), broken.reason) == (Reading(missing="NVML: no permission"), "NVML: no permission")
     partial = Sensors("0000:00:00.0", PartialNvml()).read()
     assert partial == Reading(power_w=350.0, throttle=("software power cap", "software thermal slowdown"))
 
