@@ -181,13 +181,15 @@ class Engine:
 
     def _visit(self, case: Case, launch: int, round_: int, player: Player, tuner: Player) -> Record:
         started = self.clock()
-        timeout_s = self.plan.sweep.timeout_s + 20 * case_seconds(case, self.plan.sweep)
-        reply = self._tune(case, tuner, timeout_s)
+        sweep = self.plan.sweep
+        whole_s = 20 * case_seconds(case, sweep)
+        reply = self._tune(case, tuner, sweep.timeout_s + whole_s)
         if reply is None:
             reply = player.visit(
                 case, self.chosen[case.id], self.settings, round_=round_,
-                seed=hash_seed(self.plan.sweep.seed, case.hash, launch, round_),
-                full=case.id not in self.checked, timeout_s=timeout_s,
+                seed=hash_seed(sweep.seed, case.hash, launch, round_),
+                full=case.id not in self.checked,
+                timeout_s=sweep.timeout_s + whole_s / (sweep.launches * sweep.rounds),
             )  # fmt: skip
         self.checked.add(case.id)
         return make_record(case, self.chosen.get(case.id, ""), launch, round_, started, reply)

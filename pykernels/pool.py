@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -38,6 +39,7 @@ class Process:
 
     def __init__(self, place: Place, machine: Machine, *, seed: int) -> None:
         self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._oom_kills = _oom_kills()
         self.child = subprocess.Popen(
             [sys.executable, "-P", "-c", "from pykernels.worker import main; main()"],
             stdin=subprocess.PIPE,
@@ -55,14 +57,19 @@ class Process:
         self.refusal = self.ask(self.opening, timeout_s).outcome
 
     def ask(self, message: worker.Message, timeout_s: float) -> worker.Reply:
-        """One message and its reply. Raises Died."""
+        """One message and its reply. Raises Died, also where the reply is none."""
         assert self.child.stdin is not None
         try:
             self.child.stdin.write(msgspec.json.encode(message) + b"\n")
             self.child.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise Died(self._how_it_died()) from None
-        return _decoder.decode(self._read_line(timeout_s))
+        line = self._read_line(timeout_s)
+        try:
+            return _decoder.decode(line)
+        except msgspec.DecodeError as error:
+            detail = f"its answer cannot be used: {error} (a number that is not finite travels as null)"
+            raise Died(Crashed(how="exception", detail=detail)) from None
 
     def _read_line(self, timeout_s: float) -> bytes:
         assert self.child.stdout is not None
@@ -88,10 +95,10 @@ class Process:
             return Crashed(how="timeout", detail="closed its pipe and did not end")
         if code >= 0:
             return Crashed(how=f"exit {code}", detail=self._last_words())
-        name = signal.Signals(-code).name
-        how = "out of memory" if name == "SIGKILL" else f"signal {name}"
-        detail = "killed by the kernel or by someone (SIGKILL)" if name == "SIGKILL" else self._last_words()
-        return Crashed(how=how, detail=detail)
+        if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return Crashed(how="out of memory", detail="killed by the kernel, which ran out of memory")
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+        return Crashed(how=f"signal {names.get(-code, -code)}", detail=self._last_words())
 
     def _last_words(self) -> str:
         self.stderr.seek(0, os.SEEK_END)
@@ -115,6 +122,14 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
         self.stderr.close()
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since the machine started, cgroups' limits included."""
+    with contextlib.suppress(OSError, ValueError):
+        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counters.get("oom_kill", 0))
+    return 0
 
 
 def _environment(placement: Placement, seed: int) -> dict[str, str]:
@@ -162,7 +177,10 @@ class WorkerPool:
 
     def _process(self, place: Place) -> Process:
         if place not in self._processes:
-            self._processes[place] = Process(place, self.machine, seed=self.seed)
+            try:
+                self._processes[place] = Process(place, self.machine, seed=self.seed)
+            except OSError as error:
+                raise Died(Crashed(how="cannot start", detail=f"no worker could be started: {error}")) from None
             self._processes[place].open(timeout_s=120)
         return self._processes[place]
 

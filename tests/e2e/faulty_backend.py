@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import resource
+import signal
 import time
 from typing import Any
 
@@ -58,9 +59,14 @@ class Runner:
             raise ZeroDivisionError("on purpose")
         if self.variant == "exit":
             os._exit(3)
+        if self.variant == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.variant == "real-time-signal":
+            os.kill(os.getpid(), 40)
 
     def sample(self, reps: int, count: int) -> Samples:
-        return Samples(samples_s=[1e-3 * (1 + i / 100) for i in range(count)], reps=reps)
+        step = float("nan") if self.variant == "not-a-number" else 1e-3
+        return Samples(samples_s=[step * (1 + i / 100) for i in range(count)], reps=reps)
 
     def facts(self) -> dict[str, Any]:
         return {}
@@ -86,6 +92,7 @@ class Backend:
     def variants(self, case: Any) -> tuple[str, ...]:
         return (
             "good", "wrong", "segfault", "illegal-instruction", "hang", "exception", "exit", "out-of-memory",
+            "killed", "real-time-signal", "not-a-number",
         )  # fmt: skip
 
     def open(self, placement: Any, machine: Any) -> Session:

@@ -32,6 +32,9 @@ HOW = {
     "exception": "exception",
     "exit": "exit 3",
     "out-of-memory": "out of memory",
+    "killed": "signal SIGKILL",
+    "real-time-signal": "signal 40",
+    "not-a-number": "exception",
 }
 
 
@@ -69,7 +72,7 @@ def test_each_fault_costs_one_record_and_the_run_goes_on(cli: Cli, tmp_path: Pat
         assert found[variant]["how"] == how, (variant, found[variant])
         assert f"faulty/{variant} @cpu*1   {how}" in result.stderr
     assert "rerun: pykernels run faults.toml -k " in result.stderr
-    assert "1 measured, 1 wrong, 6 crashed" in result.stdout
+    assert "1 measured, 1 wrong, 9 crashed" in result.stdout
 
 
 def test_nothing_measured_is_exit_code_3(cli: Cli, tmp_path: Path, plugin: str) -> None:
