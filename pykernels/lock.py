@@ -18,11 +18,11 @@ LOCK = Path("/tmp/pykernels.lock")
 def _open(path: Path) -> int:
     """Without O_CREAT first: the kernel refuses it on another user's file in a sticky folder."""
     try:
-        return os.open(path, os.O_RDWR)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         mask = os.umask(0)
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         finally:
             os.umask(mask)
 
@@ -44,11 +44,9 @@ def machine_lock(what: str, *, wait: bool, say: Callable[[str], None], path: Pat
         raise UsageError(f"{path}: the measurement lock cannot be opened ({error.strerror})") from None
     try:
         _acquire(descriptor, wait, say, path)
-        os.ftruncate(descriptor, 0)
-        who = f"{what} (pid {os.getpid()}, user {_user()}, since {time.strftime('%H:%M:%S')})"
-        os.pwrite(descriptor, who.encode(), 0)
+        _sign(descriptor, f"{what} (pid {os.getpid()}, user {_user()}, since {time.strftime('%H:%M:%S')})")
         yield
-        os.ftruncate(descriptor, 0)
+        _sign(descriptor, "")
     finally:
         os.close(descriptor)
 
@@ -63,6 +61,13 @@ def _acquire(descriptor: int, wait: bool, say: Callable[[str], None], path: Path
             ) from None
         say(f"waiting for {holder(path)} to finish; Ctrl-C to leave")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _sign(descriptor: int, who: str) -> None:
+    """Leave a name for others to read; a full disk is no reason not to measure."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, who.encode(), 0)
 
 
 def _user() -> str:

@@ -57,3 +57,16 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         machine_lock("run", wait=False, say=print, path=tmp_path / "no-such-folder" / "lock"),
     ):
         pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    """The lock lies where everybody may write: a link there must not make us truncate what it points to."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    (tmp_path / "lock").symlink_to(precious)
+    with (
+        pytest.raises(UsageError, match="lock cannot be opened"),
+        machine_lock("run", wait=False, say=print, path=tmp_path / "lock"),
+    ):
+        pass
+    assert precious.read_text() == "keep me"
