@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -83,8 +84,16 @@ def fail(error: PykernelsError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _open_streams() -> None:
+    """Give a standard stream that was closed (`2>&-`) to /dev/null, so that no file opened later takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open until the end)
+
+
 def main() -> None:
     """Entry point of the `pykernels` command."""
+    _open_streams()
     try:
         code = app.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

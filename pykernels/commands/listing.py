@@ -92,15 +92,19 @@ def show(case: str, sweep: str, asm: bool, as_json: bool, quiet: bool) -> int:
     """One CASE (an id or the short hash of one, as `run --dry-run` prints them): shapes, bytes, FLOPs, variants."""
     machine = _machine()
     found = find_case(case, sweep, machine)
-    if as_json:
-        print_json(describe(found))
-    else:
-        for key, value in describe(found).items():
-            click.echo(f"{key:<20} {value}")
+    facts = describe(found)
     if asm:
         from pykernels.backends.native import disassemble
 
-        click.echo(disassemble(found, machine))
+        facts["asm"] = disassemble(found, machine)
+    if as_json:
+        print_json(facts)
+        return 0
+    listing = facts.pop("asm", "")
+    for key, value in facts.items():
+        click.echo(f"{key:<20} {value}")
+    if listing:
+        click.echo(listing)
     return 0
 
 
@@ -112,7 +116,12 @@ def find_case(pattern: str, sweep: str, machine: Machine) -> Case:
 
     cases: dict[str, Case] = {}
     for name in [sweep] if sweep else shipped_sweeps():
-        plan = make_plan(load_sweep(name), machine)
+        try:
+            plan = make_plan(load_sweep(name), machine)
+        except UsageError:
+            if sweep:
+                raise
+            continue  # a shipped sweep that this machine is too small for hides no case of the others
         everything = [*plan.cases, *(c for c, _ in plan.skipped), *(c for c, _ in plan.dropped)]
         for case in everything:
             cases.setdefault(case.id, case)
@@ -120,8 +129,8 @@ def find_case(pattern: str, sweep: str, machine: Machine) -> Case:
     if not chosen:
         raise UsageError(f'no case matches "{pattern}"', hint="pykernels run SWEEP --dry-run lists ids and hashes")
     if len(chosen) > 1:
-        few = ", ".join(chosen[:3])
-        raise UsageError(f'"{pattern}" matches {len(chosen)} cases ({few}, ...); name one by its id or hash')
+        few = ", ".join(chosen[:3]) + (", ..." if len(chosen) > 3 else "")
+        raise UsageError(f'"{pattern}" matches {len(chosen)} cases ({few}); name one by its id or hash')
     return cases[chosen[0]]
 
 

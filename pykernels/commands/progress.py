@@ -30,7 +30,7 @@ class Lines:
 
     def __init__(self, plan: Plan, say: Any = None) -> None:
         self.plan = plan
-        self._say = say or (lambda text: click.echo(text, err=True))
+        self._say = say or _tell
         self._visits: dict[str, list[Record]] = {}
 
     def visited(self, record: Record, done: int, total: int) -> None:
@@ -52,6 +52,12 @@ class Lines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+def _tell(text: str) -> None:
+    """A line on standard error; a reader that has left (`| head`, a closed terminal) does not end the measurement."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 class Bar(Lines):

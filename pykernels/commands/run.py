@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import re
@@ -16,8 +17,9 @@ from pykernels.commands.common import filter_option, output_options, print_json,
 from pykernels.errors import NothingMeasured, UsageError
 
 if TYPE_CHECKING:
-    from pykernels.engine import Engine, Summary
+    from pykernels.engine import Summary
     from pykernels.plan import Plan
+    from pykernels.store import RunWriter
     from pykernels.sweep import Sweep
 
 
@@ -58,7 +60,7 @@ def run(
         return 0
     if not job.plan.cases and not job.plan.skipped:
         raise NothingMeasured("the plan has no case")
-    path = resume or output or _default_path(job.plan.sweep.name)
+    path = resume or _new_file(output or _default_path(job.plan.sweep.name))
     summary = _measure(job, path, resume is not None, no_wait, quiet)
     return _close(summary, path, sweep or job.plan.sweep.name, as_json, quiet, no_picture)
 
@@ -155,46 +157,66 @@ def _default_path(name: str) -> Path:
 
 
 def _measure(job: Job, path: Path, resuming: bool, no_wait: bool, quiet: bool) -> Summary:
+    """Run the job into the file. The machine is locked before the file is opened: a run that waits leaves nothing
+    behind when it gives up, and one that resumes goes on from what the file holds when its turn has come."""
     from pykernels.commands.progress import make_progress
-    from pykernels.engine import Engine, make_header
+    from pykernels.engine import Engine
     from pykernels.lock import machine_lock
     from pykernels.pool import WorkerPool
+
+    progress = make_progress(job.plan, quiet)
+    _stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        if not job.players:
+            what = f"pykernels run {job.plan.sweep.name}"
+            stack.enter_context(machine_lock(what, wait=not no_wait, say=progress.note))
+        if resuming:
+            job = _resumed(path)
+        plan = job.plan
+
+        def workers(launch: int) -> WorkerPool:
+            return WorkerPool(plan.machine, seed=plan.sweep.seed * 1000 + launch)
+
+        engine = Engine(
+            plan, _open(job, path, resuming), job.players or workers, progress,
+            tuned=job.old.tunings if job.old else (), done=job.old.records if job.old else (),
+            clock=job.clock,
+        )  # fmt: skip
+        stack.enter_context(progress)
+        return engine.run()
+
+
+def _open(job: Job, path: Path, resuming: bool) -> RunWriter:
+    from pykernels.engine import make_header
     from pykernels.store import RunWriter, open_for_resume
 
-    plan = job.plan
     if resuming:
-        writer = open_for_resume(path)
-    else:
-        header = make_header(plan, source=job.source, started=job.clock())
-        header.refines = job.refines
-        writer = RunWriter(writable(path), header)
-    progress = make_progress(plan, quiet)
-
-    def workers(launch: int) -> WorkerPool:
-        return WorkerPool(plan.machine, seed=plan.sweep.seed * 1000 + launch)
-
-    engine = Engine(
-        plan, writer, job.players or workers, progress,
-        tuned=job.old.tunings if job.old else (), done=job.old.records if job.old else (),
-        clock=job.clock,
-    )  # fmt: skip
-    with progress:
-        if job.players:
-            return engine.run()
-        with machine_lock(f"pykernels run {plan.sweep.name}", wait=not no_wait, say=progress.note):
-            return _engine_with_sigterm(engine)
+        return open_for_resume(path)
+    header = make_header(job.plan, source=job.source, started=job.clock())
+    header.refines = job.refines
+    return RunWriter(path, header)
 
 
-def _engine_with_sigterm(engine: Engine) -> Summary:
-    """SIGTERM and a closed terminal end a run as Ctrl-C does: with a valid file."""
+def _new_file(path: Path) -> Path:
+    """The path of a run file to be, refused before anything is measured or waited for. Raises UsageError."""
+    if path.suffix.lower() in (".png", ".svg", ".pdf"):
+        why = "is a picture's name, and a picture is drawn beside the run file"
+        raise UsageError(f'{path}: "{path.suffix}" {why}; name the run file .jsonl')
+    if path.is_file():
+        raise UsageError(f"{path}: the file exists; choose another -o, or go on with `pykernels run --resume {path}`")
+    return writable(path)
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does, with a valid file; what nohup ignores stays ignored."""
     import signal
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, stop)
-    return engine.run()
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            signal.signal(name, stop)
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
