@@ -267,8 +267,8 @@ def _check_driver(driver: str) -> None:
     major = driver.removeprefix("CUDA ").partition(".")[0]
     if major.isdecimal() and int(major) < int(compiler.partition(".")[0]):
         raise PykernelsError(
-            f"the NVIDIA driver is older than the toolkit: it runs CUDA {driver.removeprefix('CUDA ')}, and NVRTC makes "
-            f"code for {compiler}",
+            f"the NVIDIA driver is older than the toolkit: it runs CUDA {driver.removeprefix('CUDA ')}, "
+            f"NVRTC makes code for {compiler}",
             hint=f'update the driver, or pip install "pykernels[cuda{major}]"',
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,7 @@ class Mailbox:
         self.words = [device.alloc(256, "pinned") for _ in range(2)]
         self.request, self.answer = (device.host_view(word)[:4].view(np.uint32) for word in self.words)
         try:
-            from pykernels import _requests  # type: ignore[attr-defined]
-
-            self.native: Any = _requests
+            self.native: Any = import_module("pykernels._requests")
         except ImportError:
             self.native = None
         self.timed_by = "native" if self.native else "python"

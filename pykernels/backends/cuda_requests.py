@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -33,10 +34,8 @@ class HasDevice(Protocol):
 def native_driver(session: HasDevice) -> Any:
     """The native request driver on this session's context and stream, or None where it cannot be had."""
     try:
-        from pykernels import _requests  # type: ignore[attr-defined]
-
         handles = session.device.handles()
-        return _requests.Cuda("libcuda.so.1", handles["context"], handles["stream"])
+        return import_module("pykernels._requests").Cuda("libcuda.so.1", handles["context"], handles["stream"])
     except (ImportError, RuntimeError):
         return None
 

@@ -174,7 +174,9 @@ def busy(nvml: Any = None) -> list[Check]:
 
     try:
         if nvml is None:
-            import pynvml as nvml
+            import pynvml
+
+            nvml = pynvml
         nvml.nvmlInit()
         found = []
         for index in range(nvml.nvmlDeviceGetCount()):
