@@ -260,27 +260,29 @@ struct Packed {
     for (int64_t ic = m0; ic < m1; ic += plan.mc) {
       const int64_t rows = std::min(plan.mc, m1 - ic);
       if (!plan.direct_a) pack_a(ic, rows, pc, kc);
-      auto tile_of = [&](int64_t q, int64_t i) __attribute__((always_inline)) {
+      auto tile_of = [&](int64_t q, int64_t i, int64_t height) __attribute__((always_inline)) {
         const int64_t j = jc + q * N, width = std::min(N, jc + columns - j);
         const bool in_place = plan.direct_b && width == N;
         const char* panel = plan.direct_b ? tail : panel_of(q, all);
         const void* b = in_place ? static_cast<const void*>(b_at(pc, j)) : panel;
         const int32_t* column_sums = int8 ? reinterpret_cast<const int32_t*>(panel + panel_bytes(plan) - N * 4) : nullptr;
-        tile_at(ic + i, j, std::min(R, rows - i), width,
+        tile_at(ic + i, j, height, width,
                 plan.direct_a ? static_cast<const void*>(a + (ic + i) * p.lda + pc)
                               : reinterpret_cast<const G*>(panels) + i * groups(kc),
                 plan.direct_a ? p.lda * int64_t(sizeof(A)) : 0, b, in_place ? p.ldb : N, kc, pc == 0, column_sums);
       };
-      if (plan.direct_a) {  // B is in the L1: A and C pass by once
-        for (int64_t i = 0; i < rows; i += R)
-          for (int64_t q = q0; q < q1; ++q) tile_of(q, i);
+      if (plan.direct_a) {  // B is in the L1: A and C pass by once. Rows that A does not have must not be read.
+        for (int64_t i = 0, height; i < rows; i += height) {
+          height = gemm_rows_within(rows - i);
+          for (int64_t q = q0; q < q1; ++q) tile_of(q, i, height);
+        }
         continue;
       }
       for (int64_t q = q0; q < q1; ++q) {
         if (plan.direct_b && plan.kc == FEW)  // few rows of C: B passes by once, in short pieces of many rows
           for (int64_t l = 0; l < kc; ++l)
             for (int64_t at = 0; at < N * int64_t(sizeof(B)); at += 64) prefetch_past(b_at(pc + l, jc + q * N), FEW_AHEAD + at);
-        for (int64_t i = 0; i < rows; i += R) tile_of(q, i);
+        for (int64_t i = 0; i < rows; i += R) tile_of(q, i, std::min(R, rows - i));
       }
     }
   }
@@ -415,7 +417,7 @@ static void dot_product(const Product& p, const pk_team* t, char* scratch) {
   const int64_t ld = BigIsA ? p.ldb : p.lda, small_ld = dot_ld<K>(p.k);
   ES* small = reinterpret_cast<ES*>(scratch + TABLE_BYTES);
   int32_t sums[SMALL] = {};
-  const int padded = small_rows <= 1 ? 1 : small_rows <= 2 ? 2 : small_rows <= 4 ? 4 : 8;
+  const int padded = small_rows <= 1 ? 1 : small_rows <= 4 ? 4 : 8;
   for (int64_t s = 0; s < padded; ++s)
     for (int64_t i = 0; i < small_ld; ++i) {
       const ES x = s < small_rows && i < p.k ? from[along ? s * ld + i : i * ld + s] : ES(0);
@@ -427,7 +429,7 @@ static void dot_product(const Product& p, const pk_team* t, char* scratch) {
   const EB* big = static_cast<const EB*>(BigIsA ? p.a : p.b);
   const int64_t big_ld = BigIsA ? p.lda : p.ldb;
 #define DOT(S) if (padded == S) return dot_rows<K, dot_big(S), S, BigIsA>(p, big, big_ld, lo, hi, small_rows, small, small_ld, sums);
-  DOT(1) DOT(2) DOT(4) DOT(8)
+  DOT(1) DOT(4) DOT(8)
 #undef DOT
 }
 

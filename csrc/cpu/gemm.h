@@ -144,10 +144,10 @@ struct Int8 {
 // Rows of C that a microkernel holds in registers, two vectors each; the widest, and those for the rest of a block.
 #if PK_REGISTERS == 32
 inline constexpr int GEMM_ROWS = 12;
-#define PK_GEMM_EACH_ROWS(X) X(12) X(8) X(4) X(2) X(1)
+#define PK_GEMM_EACH_ROWS(X) X(12) X(8) X(4) X(1)
 #else
 inline constexpr int GEMM_ROWS = 6;
-#define PK_GEMM_EACH_ROWS(X) X(6) X(4) X(2) X(1)
+#define PK_GEMM_EACH_ROWS(X) X(6) X(4) X(1)
 #endif
 // The smallest microkernel that holds `rows` (1 to GEMM_ROWS).
 PK_INLINE int gemm_rows(int64_t rows) {
@@ -155,6 +155,14 @@ PK_INLINE int gemm_rows(int64_t rows) {
 #define SMALLER(R) best = rows <= R ? R : best;
   PK_GEMM_EACH_ROWS(SMALLER)
 #undef SMALLER
+  return best;
+}
+// The largest microkernel that `rows` (at least 1) fill.
+PK_INLINE int gemm_rows_within(int64_t rows) {
+  int best = 1;
+#define LARGER(R) best = rows >= R && R > best ? R : best;
+  PK_GEMM_EACH_ROWS(LARGER)
+#undef LARGER
   return best;
 }
 template <class K>

@@ -121,7 +121,8 @@ static void matrix_passes(const pk_call* c, const pk_team* t) {
 template <class K>
 static void attention_passes(const pk_call* c, const pk_team* t) {
   passes<K>(c, t, [&](const Model<K>& model, int64_t layer) {
-    model.attention(layer, c->ptr[0], c->ptr[1], c->ptr[2], c->ptr[model.decoder ? 3 : 1]);
+    if (model.decoder) model.attention(layer, c->ptr[0], c->ptr[1], c->ptr[2], c->ptr[3]);
+    else model.attention(layer, c->ptr[0], nullptr, nullptr, c->ptr[1]);
   });
 }
 template <class K>
