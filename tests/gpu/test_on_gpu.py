@@ -8,13 +8,19 @@ import pytest
 
 from pykernels.backends.cuda import BACKEND, CudaSession
 from pykernels.kernels.embedding import EmbeddingBag, EmbeddingGather
+from pykernels.kernels.exp import Exp
 from pykernels.kernels.fma import Fma
+from pykernels.kernels.gather import Gather
+from pykernels.kernels.gemv import DTYPES as GEMV_TYPES
+from pykernels.kernels.gemv import Gemv
 from pykernels.kernels.launch import OPS as LAUNCHES
 from pykernels.kernels.launch import LaunchFloor
 from pykernels.kernels.link import OPS as LINKS
 from pykernels.kernels.link import Link
+from pykernels.kernels.mixed import Mixed
 from pykernels.kernels.mma import SHAPES, Mma
 from pykernels.kernels.onchip import Onchip
+from pykernels.kernels.softmax import Softmax
 from pykernels.kernels.stream import Stream
 from pykernels.kernels.tensor_gemm import TYPES, TensorGemm
 from pykernels.measure import verify
@@ -34,7 +40,20 @@ PROBLEMS: list[Problem] = [
         for dtype in ("fp32", "fp64")
     ],
     *[Onchip(op=op, dtype="fp32", tiles=1000) for op in ("shared", "l1")],
-    *[Fma(dtype=dtype, units=300) for dtype in ("fp32", "fp64", "int8")],
+    *[Fma(dtype=dtype, units=300) for dtype in ("fp32", "fp64", "fp16", "int8")],
+    Exp(dtype="fp32", units=300),
+    *[
+        Mixed(dtype=dtype, n=1 << 18, k=k, skip=s, units=9)
+        for dtype in ("fp32", "fp64")
+        for k, s in ((0, 4), (3, 1), (64, 1))
+    ],
+    *[Gather(dtype="fp32", rows=50_003, row_bytes=row, lookups=20_001, sets=3) for row in (4, 8, 64, 512)],
+    *[Gemv(dtype=dtype, rows=1003, cols=cols) for dtype in GEMV_TYPES for cols in (650, 4096)],
+    *[
+        Softmax(dtype=dtype, rows=103, width=w, mask=w == 1000)
+        for dtype in ("fp32", "fp16", "bf16")
+        for w in (7, 1000, 9000)
+    ],
     *[Mma(dtype=dtype, m=m, k=k, tiles=5000) for dtype, shapes in SHAPES.items() for m, k in shapes],
     *[Link(op=op, n=1_000_003, dtype="fp32") for op in LINKS],
     *[LaunchFloor(op=op, dtype="none") for op in LAUNCHES],
@@ -72,6 +91,17 @@ def test_lookups_from_every_place(machine: Machine, ends: str) -> None:
     problem = lookups("fp32", 128)
     runner = session.prepare(problem, Implementation("cuda", "", "cached" if ends.startswith("G5") else "warp"))
     assert verify.check_full(problem, runner) is None
+    runner.close()
+    session.close()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_lookups_asked_of_a_running_kernel(machine: Machine, dtype: str) -> None:
+    session = session_of(machine, launch="persistent", ends="G2")
+    problem = lookups(dtype, 128, sets=3)
+    runner = session.prepare(problem, Implementation("cuda", "", "persistent"))
+    assert verify.check_full(problem, runner) is None
+    assert runner.sample(100, 2).samples_s[0] < 1e-3
     runner.close()
     session.close()
 
