@@ -121,13 +121,21 @@ def _expand(study: dict[str, Any], plan: Plan, where: str) -> Iterator[Case]:
 
 def _problem(family: Family, values: dict[str, Any], space: Space, where: str, plan: Plan) -> Problem | None:
     try:
-        return family.build(values, space)
+        problem = family.build(values, space)
+        problem.operands(), problem.traffic(), problem.working_set()  # what cannot be sized is refused here
+        return problem
     except NoSuchLevel as error:
         if error.message not in plan.absent:
             plan.absent.append(error.message)
         return None
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
+        asked = ", ".join(
+            f"{key} = {value!r}" for key, value in values.items() if value not in family.keys[key].default
+        )
+        why = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UsageError(f"{where}: {family.name} cannot be built with {asked or 'its defaults'} ({why})") from error
 
 
 def why_not(case: Case, machine: Machine) -> Skipped | None:

@@ -19,6 +19,8 @@ from pykernels.model import ISA_LEVELS, Family
 from pykernels.units import METRICS, parse_duration
 
 FORMAT = 1
+#: values of one range
+MOST_VALUES = 1000
 
 #: Study keys that say how and where, not what; every family has them.
 PLACE_KEYS: dict[str, str] = {
@@ -40,6 +42,7 @@ _CHOICES = {
     "pages": ("huge", "4k"),
     "timing": ("steady", "cold", "burst", "sustained", "closed", "open"),
     "launch": ("plain", "graph", "mapped", "persistent"),
+    "ends": ("C0", "C1", "G0", "G1", "G2", "G3", "G4", "G5"),
 }
 
 
@@ -159,6 +162,12 @@ def check_study(study: Any, where: str) -> dict[str, Any]:
 
 
 def _check_choices(family: Family, key: str, values: list[Any], where: str) -> None:
+    for value in values:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, list) or (key in PLACE_KEYS and not isinstance(value, str) and not number):
+            raise UsageError(f"{where}: {key} = {value!r}: expected a text or a number, or a list of them")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}: {key} = {value!r}: expected a finite number")
     if key == "backend":
         for value in values:
             registry.backend(str(value), where=where)
@@ -202,7 +211,10 @@ def _range(table: dict[str, Any], where: str) -> list[Any]:
         raise UsageError(f"{where}: a range is {{ from = 16, to = 1024, per_octave = 1 }}") from None
     if not 0 < low <= high or per <= 0:
         raise UsageError(f"{where}: from = {low:g}, to = {high:g}, per_octave = {per:g}: needs 0 < from <= to")
-    count = round(math.log2(high / low) * per)
+    count = round(math.log2(high / low) * per) if high < math.inf and per < math.inf else MOST_VALUES
+    if count >= MOST_VALUES or high > 2**62:
+        raise UsageError(f"{where}: from = {low:g}, to = {high:g}, per_octave = {per:g}: at most {MOST_VALUES} values, "
+                         "and none above 2^62")  # fmt: skip
     points = [low * 2 ** (i / per) for i in range(count + 1)]
     whole = all(float(x).is_integer() for x in (low, high))
     return list(dict.fromkeys(round(x) if whole else x for x in points))
