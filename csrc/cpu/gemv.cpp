@@ -5,7 +5,8 @@
 // dims      rows, cols, batch, parts: a pass covers one part of every thread's rows, the parts in turn
 // Variants, in rising order of refinement
 //   plain    one row and one vector at a time
-//   blocked  four rows at a time (two for five vectors and more), and up to eight vectors for each time A is read
+//   blocked  four rows at a time, and up to four vectors for each time these are read
+//   ahead    blocked, with the next four rows asked for into the L2, spread over the vectors: memory and arithmetic overlap
 //
 // bf16 uses the CPU's dot product of pairs where there is one; elsewhere pairs are split into even and odd columns, for which
 // x is put in that order once a pass, as for int4.
@@ -157,15 +158,24 @@ static void order(const Product& p) {
 
 // ------------------------------------------------------------------------------------------------------------- blocks
 
+// Asks, once a line of columns, for PF lines of the PF rows that begin at `ahead`, in the order in which they lie in memory.
+template <class F, int PF>
+PK_INLINE void ask(const char* ahead, int64_t j) {
+  if (PF == 0 || (F::bytes(F::STEP) % 64 && F::bytes(j) % 64)) return;
+#pragma GCC unroll 4
+  for (int r = 0; r < PF; ++r) __builtin_prefetch(ahead + PF * F::bytes(j) + 64 * r, 0, 2);
+}
+
 // sum[r][b] += columns [from, to) of R rows times B vectors.
-template <class F, int R, int B>
-PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, int64_t from, int64_t to,
+template <class F, int R, int B, int PF>
+PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, const char* ahead, int64_t from, int64_t to,
                      typename F::V (&sum)[R][B]) {
   using V = typename F::V;
   using X = typename F::X;
   constexpr int W = sizeof(V) / sizeof(X);
 #pragma GCC unroll 2
   for (int64_t j = from; j < to; j += F::STEP) {
+    ask<F, PF>(ahead, j);
     V w[R][F::PER];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) F::read(a + r * stride + F::bytes(j), w[r]);
@@ -181,8 +191,20 @@ PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_str
   }
 }
 
-template <class F, int R, int B>
-static void block(const Product& p, int64_t i, int64_t b0) {
+// What the vectors left over, and y.
+template <class F>
+PK_INLINE void finish(const Product& p, int64_t i, int64_t b, decltype(F::one(nullptr, 0)) total) {
+  for (int64_t j = p.whole; j < p.cols; ++j) {
+    auto w = F::one(p.a + i * p.row_bytes, j);
+    if constexpr (F::GROUPED) w *= p.scales[i * p.groups + j / GROUP];
+    total += w * F::x(p.x + b * p.x_bytes, j);
+  }
+  F::put(p.y, b * p.rows + i, total);
+}
+
+// Rows i.. by vectors b0..; asks for PF rows from `ahead` on.
+template <class F, int R, int B, int PF>
+static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t b0, const char* ahead) {
   using V = typename F::V;
   const char* a = p.a + i * p.row_bytes;
   const char* x = p.ordered + b0 * p.ordered_bytes;
@@ -191,7 +213,7 @@ static void block(const Product& p, int64_t i, int64_t b0) {
     for (int64_t g = 0; g * GROUP < p.whole; ++g) {
       V part[R][B] = {};
       const int64_t end = (g + 1) * GROUP < p.whole ? (g + 1) * GROUP : p.whole;
-      steps<F, R, B>(a, p.row_bytes, x, p.ordered_bytes, g * GROUP, end, part);
+      steps<F, R, B, PF>(a, p.row_bytes, x, p.ordered_bytes, ahead, g * GROUP, end, part);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const V scale = broadcast<V>(p.scales[(i + r) * p.groups + g]);
@@ -200,49 +222,59 @@ static void block(const Product& p, int64_t i, int64_t b0) {
       }
     }
   } else {
-    steps<F, R, B>(a, p.row_bytes, x, p.ordered_bytes, 0, p.whole, sum);
+    steps<F, R, B, PF>(a, p.row_bytes, x, p.ordered_bytes, ahead, 0, p.whole, sum);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) {
-      auto total = hsum(sum[r][b]);
-      for (int64_t j = p.whole; j < p.cols; ++j) {
-        auto w = F::one(a + r * p.row_bytes, j);
-        if constexpr (F::GROUPED) w *= p.scales[(i + r) * p.groups + j / GROUP];
-        total += w * F::x(p.x + (b0 + b) * p.x_bytes, j);
-      }
-      F::put(p.y, (b0 + b) * p.rows + i + r, total);
-    }
+    for (int b = 0; b < B; ++b) finish<F>(p, i + r, b0 + b, hsum(sum[r][b]));
   }
 }
 
-// Rows [lo, hi), R at a time and the rest one by one; up to `most` vectors each time.
-template <class F, int R, int B>
-PK_INLINE void some(const Product& p, int64_t i, int64_t& b) {
-  for (; b + B <= p.batch; b += B) block<F, R, B>(p, i, b);
-}
+// How the blocks of a format are called: R rows by B vectors, PF rows ahead.
 template <class F>
+struct Blocks {
+  template <int R, int B, int PF>
+  static void run(const Product& p, int64_t i, int64_t b, const char* ahead) { block<F, R, B, PF>(p, i, b, ahead); }
+};
+
+// Rows [lo, hi), four at a time and the rest one by one, up to four vectors each time. The rows of the next turn are asked
+// for by the turn's blocks in equal parts.
+template <class K, bool AHEAD>
 PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
   int64_t i = lo;
-  for (const int64_t step = p.batch > 4 ? 2 : 4; i + step <= hi; i += step) {
+  const int64_t blocks = (p.batch + 3) / 4;
+  for (; i + 4 <= hi; i += 4) {
+    const char* next = p.a + (i + 4) * p.row_bytes;
     int64_t b = 0;
-    if (step == 2) {
-      some<F, 2, 8>(p, i, b), some<F, 2, 4>(p, i, b), some<F, 2, 1>(p, i, b);
+    if (!AHEAD || blocks > 4) {
+      for (; b + 4 <= p.batch; b += 4) {
+        if (AHEAD && b < 16) K::template run<4, 4, 1>(p, i, b, next + b / 4 * p.row_bytes);
+        else K::template run<4, 4, 0>(p, i, b, next);
+      }
+    } else if (blocks == 1) {
+      if (p.batch == 4) K::template run<4, 4, 4>(p, i, 0, next), b = 4;
+      else if (p.batch >= 2) K::template run<4, 2, 4>(p, i, 0, next), b = 2;
+      else K::template run<4, 1, 4>(p, i, 0, next), b = 1;
     } else {
-      some<F, 4, 4>(p, i, b), some<F, 4, 2>(p, i, b), some<F, 4, 1>(p, i, b);
+      for (; b + 4 <= p.batch; b += 4) {
+        if (blocks == 2 || b == 0) K::template run<4, 4, 2>(p, i, b, next + (b ? 2 : 0) * p.row_bytes);
+        else K::template run<4, 4, 1>(p, i, b, next + (b / 4 + 1 < 4 ? b / 4 + 1 : 3) * p.row_bytes);
+      }
     }
+    for (; b + 2 <= p.batch; b += 2) K::template run<4, 2, 0>(p, i, b, next);
+    for (; b < p.batch; ++b) K::template run<4, 1, 0>(p, i, b, next);
   }
-  for (; i < hi; ++i) {
-    int64_t b = 0;
-    some<F, 1, 4>(p, i, b), some<F, 1, 1>(p, i, b);
-  }
+  for (; i < hi; ++i)
+    for (int64_t b = 0; b < p.batch; ++b) K::template run<1, 1, 0>(p, i, b, nullptr);
 }
 template <class F>
 PK_INLINE void one_by_one(const Product& p, int64_t lo, int64_t hi) {
   for (int64_t i = lo; i < hi; ++i)
-    for (int64_t b = 0; b < p.batch; ++b) block<F, 1, 1>(p, i, b);
+    for (int64_t b = 0; b < p.batch; ++b) block<F, 1, 1, 0>(p, i, b, nullptr);
 }
+
+// ------------------------------------------------------------------------------------------------------------- all rows
 
 template <class F>
 static void passes(const pk_call* c, const pk_team* t, void (*rows)(const Product&, int64_t, int64_t)) {
@@ -261,14 +293,19 @@ static void passes(const pk_call* c, const pk_team* t, void (*rows)(const Produc
 
 // -------------------------------------------------------------------------------------------------------------- table
 
-#define KERNELS(dtype, F)                                                                                            \
-  PK_HOT void pk_gemv_##dtype##_plain(const Product& p, int64_t lo, int64_t hi) { one_by_one<F>(p, lo, hi); }        \
-  PK_HOT void pk_gemv_##dtype##_blocked(const Product& p, int64_t lo, int64_t hi) { rows_of<F>(p, lo, hi); }         \
-  static void plain_##dtype(const pk_call* c, const pk_team* t) { passes<F>(c, t, pk_gemv_##dtype##_plain); }        \
-  static void blocked_##dtype(const pk_call* c, const pk_team* t) { passes<F>(c, t, pk_gemv_##dtype##_blocked); }
-#define ENTRIES(dtype, F)                                                                                            \
-  {"gemv", "", #dtype, "plain", plain_##dtype, scratch_of<F>, nullptr, 0, "pk_gemv_" #dtype "_plain"},               \
-  {"gemv", "", #dtype, "blocked", blocked_##dtype, scratch_of<F>, nullptr, 0, "pk_gemv_" #dtype "_blocked"},
+#define KERNEL(dtype, F, variant, rows)                                                                              \
+  PK_HOT void pk_gemv_##dtype##_##variant(const Product& p, int64_t lo, int64_t hi) { rows(p, lo, hi); }             \
+  static void variant##_##dtype(const pk_call* c, const pk_team* t) {                                                \
+    passes<F>(c, t, pk_gemv_##dtype##_##variant);                                     \
+  }
+#define ENTRY(dtype, variant, scratch) \
+  {"gemv", "", #dtype, #variant, variant##_##dtype, scratch, nullptr, 0, "pk_gemv_" #dtype "_" #variant},
+#define KERNELS(dtype, F)                                   \
+  KERNEL(dtype, F, plain, one_by_one<F>)                    \
+  KERNEL(dtype, F, blocked, (rows_of<Blocks<F>, false>))    \
+  KERNEL(dtype, F, ahead, (rows_of<Blocks<F>, true>))
+#define ENTRIES(dtype, F) \
+  ENTRY(dtype, plain, scratch_of<F>) ENTRY(dtype, blocked, scratch_of<F>) ENTRY(dtype, ahead, scratch_of<F>)
 
 KERNELS(fp64, Fp64)
 KERNELS(fp32, Fp32)
@@ -276,5 +313,8 @@ KERNELS(bf16, Bf16)
 KERNELS(int8, Int8)
 KERNELS(int4, Int4)
 
-static const pk_entry gemv_entries[] = {ENTRIES(fp64, Fp64) ENTRIES(fp32, Fp32) ENTRIES(bf16, Bf16) ENTRIES(int8, Int8) ENTRIES(int4, Int4)};
+static const pk_entry gemv_entries[] = {
+  ENTRIES(fp64, Fp64) ENTRIES(fp32, Fp32) ENTRIES(bf16, Bf16)
+  ENTRIES(int8, Int8) ENTRIES(int4, Int4)
+};
 PK_TABLE(gemv_entries);
