@@ -136,7 +136,9 @@ def limit_of(record: Record, limits: Mapping[str, Limit]) -> Limit | None:
 
 
 def cores_used(record: Record, machine: Machine) -> int:
-    """Physical cores of a CPU case: one for each thread as long as there are as many."""
+    """Physical cores of a CPU case: one for each thread as long as there are as many. Multiprocessors of a GPU."""
+    if record.device.startswith("gpu"):
+        return max((gpu.sms for gpu in machine.gpus if f"gpu:{gpu.index}" == record.device), default=0) or 1
     return min(record.threads, len(machine.cores) or record.threads)
 
 

@@ -67,7 +67,8 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
     shares = any(extra.share for _, extra in rows)
     cycles = any(extra.per_cycle for _, extra in rows)
     columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
-    columns += (["of its peak"] if shares else []) + (["per core\nand cycle"] if cycles else [])
+    core = "SM" if domain.startswith("gpu") else "core"
+    columns += (["of its peak"] if shares else []) + ([f"per {core}\nand cycle"] if cycles else [])
     lines, notes = [], []
     for roof, extra in rows:
         name = _name(roof, pages, dtypes)

@@ -13,7 +13,7 @@ import synthetic
 from scipy.stats import binom
 from synthetic import Noise, bandwidth, compute, kernel, typical
 
-from pykernels.analysis.common import Limit
+from pykernels.analysis.common import Limit, cores_used
 from pykernels.analysis.roofline import Roofline, analyse
 from pykernels.errors import UsageError
 from pykernels.model import Crashed, Disturbed, Gpu, Measured, Skipped, Wrong
@@ -449,3 +449,11 @@ def test_rows_of_different_sizes_are_not_held_against_each_other() -> None:
              for truth, size in ((25.0, 64), (20.0, 128), (30.0, 256))]  # fmt: skip
     answer = analyse([synthetic.run(specs)])
     assert [flag for roof in answer.roofs for flag in roof.flags if "slower" in flag] == []
+
+
+def test_a_gpu_counts_its_multiprocessors() -> None:
+    first = synthetic.run([compute(1e3)]).records[0]
+    found = msgspec.structs.replace(synthetic.machine(), gpus=(Gpu(index=1, name="H100", sms=132),))
+    assert cores_used(msgspec.structs.replace(first, device="gpu:1"), found) == 132
+    assert cores_used(msgspec.structs.replace(first, device="gpu:0"), found) == 1
+    assert cores_used(first, found) == 1
