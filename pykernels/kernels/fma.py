@@ -6,8 +6,8 @@ Every thread does one unit of work. A unit has two shapes with the same number o
 - tiles:  C = 32 A B with A 48 x 80 groups and B 80 groups x 128 bytes, the inner kernel of a matrix product.
 
 A group is what one lane multiplies: one fp64 or fp32, two bf16, four int8 (a unsigned and at most 127, b signed). fp64,
-fp32, fp16 accumulate in their own type, bf16 in fp32, int8 in int32. A variant writes one of the two outputs. A chain of
-1024 roundings would say nothing in fp16: there x holds whole numbers and each step adds 1, which is exact.
+fp32, fp16 accumulate in their own type, bf16 in fp32, int8 in int32. A variant writes one of the two outputs. A chain
+of 1024 roundings would say nothing in fp16: there x holds whole numbers and each step adds 1, which is exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pykernels.model import Family, Figure, Key, Operand, Problem, Recipe, Space
 
 #: dtype -> (type of accumulators, elements in a group, bytes of an accumulator)
 ACCUMULATORS = {
-    "fp64": ("fp64", 1, 8), "fp32": ("fp32", 1, 4), "fp16": ("fp16", 1, 2), "bf16": ("fp32", 2, 4), "int8": ("int32", 4, 4),
+    "fp64": ("fp64", 1, 8), "fp32": ("fp32", 1, 4), "fp16": ("fp16", 1, 2), "bf16": ("fp32", 2, 4),
+    "int8": ("int32", 4, 4),
 }  # fmt: skip
 
 CHAIN_BYTES, CHAIN_STEPS = 240 * 64, 1024
