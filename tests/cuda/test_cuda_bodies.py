@@ -47,7 +47,7 @@ def stored_rows(rng: np.random.Generator, dtype: str, rows: int, d: int) -> tupl
     d=st.sampled_from([1, 2, 5, 8, 32, 40, 64, 96, 136]), seed=st.integers(0, 99), weighted=st.booleans(),
     wide=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=12)
+@settings(max_examples=2 if host_build.SANITIZE else 12)
 def test_embedding_bag(variant: str, dtype: str, d: int, seed: int, weighted: bool, wide: bool) -> None:
     rng = np.random.default_rng(seed)
     rows, bags = 23, 5

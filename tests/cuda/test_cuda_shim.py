@@ -67,8 +67,13 @@ def _under_sanitizers(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(host_build.SANITIZE or not _sanitizer(), reason="no address sanitizer with this compiler")
 def test_kernels_are_clean_under_sanitizers() -> None:
-    chosen = "fp32 or bf16 or int4 or gather or chase or onchip"
-    tests = ("test_cuda_bodies.py", "test_cuda_kernels.py::test_onchip", "test_cuda_kernels.py::test_fma")
+    chosen = (
+        "bag and (fp32 or int4) or onchip and shared or gather_roof and (12-100 or 8-77) or mixed and 1501 and fp32-3"
+    )
+    chosen += (
+        " or test_gemv and 37x650x1 and (bf16 or int4) or test_softmax and 9-1000 and bf16 or exponentials and 1003"
+    )
+    tests = ("test_cuda_bodies.py", "test_cuda_kernels.py")
     done = _under_sanitizers("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", chosen)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "passed" in done.stdout
