@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pykernels.errors import UsageError
+from pykernels.machine.cpu import read_machine
+from pykernels.plan import make_plan
 from pykernels.sweep import Requirement, load_sweep, parse_sweep, shipped_sweeps
 
 GOOD = """
@@ -97,3 +100,11 @@ def test_every_shipped_sweep_is_valid_and_has_a_title(name: str) -> None:
     sweep = load_sweep(name)
     assert sweep.title
     assert sweep.study
+
+
+@pytest.mark.parametrize("name", sorted(shipped_sweeps()))
+def test_every_shipped_sweep_plans_on_this_machine(name: str) -> None:
+    """A sweep that names a size no machine has fails here, not on the user's machine."""
+    machine = msgspec.structs.replace(read_machine(), memory_available=64 * 2**30, memory_bytes=64 * 2**30)
+    plan = make_plan(load_sweep(name), machine)
+    assert plan.cases or plan.skipped
