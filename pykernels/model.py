@@ -34,11 +34,11 @@ Role = Literal["in", "out", "inout"]
 class Recipe(msgspec.Struct, frozen=True):
     """How an operand is filled: a distribution over a counter-based generator (element i depends on seed and i only).
 
-    `uniform`: floating point in [low, high); `integers`: whole numbers in [low, high). `quantized`: rows of random bytes
-    that end in fp32 scale and bias (`random.write_row_tails`). `cycle`: int64 (blocks, rows, words), in each block one random
-    cycle through its rows (`kernels/cycle.py`); every word of a row is the next row's index or, on the native backend, its
-    address. `host`: Problem.host_input(name) computes it with NumPy (index streams, offsets). The generator is in
-    `kernels/random.py` and `csrc/cpu/random.h`.
+    `uniform`: floating point in [low, high); `integers`: whole numbers in [low, high). `quantized`: rows of random
+    bytes that end in fp32 scale and bias (`random.write_row_tails`). `cycle`: int64 (blocks, rows, words), in each
+    block one random cycle through its rows (`kernels/cycle.py`); every word of a row is the next row's index or, on the
+    native backend, its address. `host`: Problem.host_input(name) computes it with NumPy (index streams, offsets).
+    The generator is in `kernels/random.py` and `csrc/cpu/random.h`.
     """
 
     distribution: Literal["uniform", "integers", "quantized", "cycle", "host"] = "uniform"
@@ -50,8 +50,8 @@ class Recipe(msgspec.Struct, frozen=True):
 class Operand(msgspec.Struct, frozen=True):
     """One array of a call. `dtype` is its storage type (bf16 travels as 16-bit patterns, int4 as packed bytes).
 
-    `shared`: an input that a worker may fill once at its largest and lend to every problem of the same dtype and recipe,
-    since element i depends on the recipe and i only (lookup tables of gigabytes)."""
+    `shared`: an input that a worker may fill once at its largest and lend to every problem of the same dtype and
+    recipe, since element i depends on the recipe and i only (lookup tables of gigabytes)."""
 
     name: str
     role: Role
@@ -167,8 +167,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return {}
 
     def measured(self, outputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, float]:
-        """What a record keeps of the outputs that timed calls left (a background rate): numbers by name. A backend gives
-        the median over the visit's batches of samples."""
+        """What a record keeps of the outputs that timed calls left (a background rate): numbers by name. A backend
+        gives the median over the visit's batches of samples."""
         return {}
 
     def small(self) -> Problem:

@@ -120,8 +120,9 @@ class Softmax(Problem, frozen=True, kw_only=True):
         return {"out": widen(outputs["out"] if rows is None else outputs["out"][rows], self.dtype)}
 
     def tolerance(self) -> Tolerance:
-        """s is rounded three times, each time by u of at most 2 (HIGH - LOW) scale, a relative error as large of e^s; exp errs by an ulp (2 u), a sum of n positive terms by n u, the division by 2 u; storing rounds once
-        more, in fp16 to a multiple of 2^-24. Results under the smallest normal number may be flushed."""
+        """s is rounded three times, each time by u of at most 2 (HIGH - LOW) scale, a relative error as large of e^s;
+        exp errs by an ulp (2 u), a sum of n positive terms by n u, the division by 2 u; storing rounds once more, in
+        fp16 to a multiple of 2^-24. Results under the smallest normal number may be flushed."""
         u = ROUNDOFF["fp32"]
         reach = 2 * (HIGH - LOW) * max(1.0, abs(self.scale))
         error = 1.01 * u * (3 * reach + self.width + 6)

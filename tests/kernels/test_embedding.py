@@ -116,7 +116,8 @@ def space(threads: int = 1) -> MachineSpace:
 @pytest.mark.parametrize(
     ("dim", "dtype", "nbytes", "lines"),
     [(8, "fp32", 32, 1.0), (64, "fp32", 256, 4.0), (32, "int8", 40, 1.5), (64, "int8", 72, 2.0),
-     (128, "int8", 136, 3.0), (256, "int8", 264, 5.0), (64, "int4", 40, 1.5), (63, "int4", 40, 1.5), (64, "bf16", 128, 2.0)],
+     (128, "int8", 136, 3.0), (256, "int8", 264, 5.0), (64, "int4", 40, 1.5), (63, "int4", 40, 1.5),
+     (64, "bf16", 128, 2.0)],
 )  # fmt: skip
 def test_rows_and_lines(dim: int, dtype: str, nbytes: int, lines: float) -> None:
     assert row_bytes(dim, dtype) == nbytes
