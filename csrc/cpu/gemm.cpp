@@ -500,7 +500,14 @@ int64_t pk::gemm_scratch(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int 
   return most;
 }
 
+template <class K>
+void pk::finish(const Product& p, const typename K::T* sums, int64_t ld, int64_t rows, int64_t columns, int64_t i0, int64_t j0,
+                const int32_t* column_sums) {
+  Finish<K>{p}.rows(sums, ld, rows, columns, i0, j0, p.beta, column_sums);
+}
+
 #define INSTANCE(K)                                                                        \
+  template void pk::finish<K>(const Product&, const K::T*, int64_t, int64_t, int64_t, int64_t, int64_t, const int32_t*); \
   template void pk::gemm<K>(const Product&, const pk_team*, char*, char* const*);          \
   template int64_t pk::gemm_scratch<K>(int64_t, int64_t, int64_t, bool, bool, int);
 INSTANCE(Fp64)
@@ -577,20 +584,6 @@ static void blocked(const Product& p, const pk_team* t, char*, char* const*) {
 
 // ----------------------------------------------------------------------------------------------------------- table
 
-template <class K>
-static Product product(const pk_call* c, int64_t batch) {
-  const int64_t* d = c->dim;
-  const bool int8 = std::is_same_v<K, Int8>;
-  Product p{};
-  p.m = d[1], p.n = d[2], p.k = d[3], p.lda = d[4], p.ldb = d[5], p.ldc = d[6], p.ta = d[7], p.tb = d[8], p.zero = d[9];
-  p.a = static_cast<const typename K::A*>(c->ptr[0]) + batch * (p.ta ? p.k : p.m) * p.lda;
-  p.b = static_cast<const typename K::B*>(c->ptr[1]) + batch * (p.tb ? p.n : p.k) * p.ldb;
-  if (int8) p.row = static_cast<const float*>(c->ptr[2]), p.column = static_cast<const float*>(c->ptr[3]);
-  p.c = static_cast<typename K::C*>(c->ptr[int8 ? 4 : 2]) + batch * p.m * p.ldc;
-  p.alpha = c->scalar[0], p.beta = c->scalar[1];
-  return p;
-}
-
 // A batch of at least a product for each thread is shared out; otherwise the team works on one product after another.
 template <class K, class Run>
 PK_INLINE void passes(const pk_call* c, const pk_team* t, Run run) {
@@ -605,9 +598,9 @@ PK_INLINE void passes(const pk_call* c, const pk_team* t, Run run) {
     if (batch >= t->threads && batch % t->threads == 0) {
       int64_t lo, hi;
       pk_share(batch, 1, t->tid, t->threads, &lo, &hi);
-      for (int64_t i = lo; i < hi; ++i) run(product<K>(c, i), &alone, scratch, &scratch);
+      for (int64_t i = lo; i < hi; ++i) run(product_of<K>(c, i), &alone, scratch, &scratch);
     } else {
-      for (int64_t i = 0; i < batch; ++i) run(product<K>(c, i), t, scratch, peers);
+      for (int64_t i = 0; i < batch; ++i) run(product_of<K>(c, i), t, scratch, peers);
     }
   }
 }

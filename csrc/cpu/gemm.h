@@ -311,6 +311,27 @@ void gemm(const Product& p, const pk_team* team, char* scratch, char* const* pee
 template <class K>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int threads);
 
+// Product number `batch` of a call of the kernel `gemm` (its operands and dims: gemm.cpp).
+template <class K>
+PK_INLINE Product product_of(const pk_call* c, int64_t batch) {
+  const int64_t* d = c->dim;
+  const bool int8 = std::is_same_v<K, Int8>;
+  Product p{};
+  p.m = d[1], p.n = d[2], p.k = d[3], p.lda = d[4], p.ldb = d[5], p.ldc = d[6], p.ta = d[7], p.tb = d[8], p.zero = d[9];
+  p.a = static_cast<const typename K::A*>(c->ptr[0]) + batch * (p.ta ? p.k : p.m) * p.lda;
+  p.b = static_cast<const typename K::B*>(c->ptr[1]) + batch * (p.tb ? p.n : p.k) * p.ldb;
+  if (int8) p.row = static_cast<const float*>(c->ptr[2]), p.column = static_cast<const float*>(c->ptr[3]);
+  p.c = static_cast<typename K::C*>(c->ptr[int8 ? 4 : 2]) + batch * p.m * p.ldc;
+  p.alpha = c->scalar[0], p.beta = c->scalar[1];
+  return p;
+}
+
+// Writes sums (rows x columns, row stride ld) to C at (i0, j0): scales, zero point (column sums of B), alpha, beta. Defined in
+// gemm.cpp.
+template <class K>
+void finish(const Product& p, const typename K::T* sums, int64_t ld, int64_t rows, int64_t columns, int64_t i0, int64_t j0,
+            const int32_t* column_sums);
+
 // Every thread's scratch, in a table at the head of the first thread's. The team's counter, 0 before and after, hands its
 // address around. Tables take TABLE_BYTES.
 inline constexpr int64_t TABLE_BYTES = 16384;

@@ -34,7 +34,7 @@ def product(isa: str, dtype: str) -> str:
 @pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16", "int8"])
 def test_accumulators_stay_in_registers(dtype: str, isa: str) -> None:
     library, register = str(FOLDER / f"libpk_{isa}.so"), REGISTER.get(isa, "zmm")
-    symbols = [name for name in functions(library) if name.startswith(f"pk_gemm_{dtype}_")]
+    symbols = [name for name in functions(library) if name.startswith(f"pk_gemm_{dtype}_") and "amx" not in name]
     rows = (12, 8, 4, 1) if register == "zmm" else (6, 4, 1)
     assert {*symbols} == {f"pk_gemm_{dtype}_{r}x2{kind}" for r in rows for kind in ("", "_direct")}
     for symbol in symbols:
@@ -44,3 +44,14 @@ def test_accumulators_stay_in_registers(dtype: str, isa: str) -> None:
         assert stack_accesses(library, symbol, body) == [], symbol
         if isa not in ("baseline", "x86_64_v2") and dtype.startswith("fp"):
             assert count(body, r"^v?mul") == 0, "multiplication and addition are fused"
+
+
+@pytest.mark.skipif("amx" not in _core.built_isas(), reason="no AMX level in this build")
+@pytest.mark.parametrize(("dtype", "dot"), [("bf16", "tdpbf16ps"), ("int8", "tdpbusd")])
+def test_amx_tiles_stay_in_the_tile_registers(dtype: str, dot: str) -> None:
+    library, symbol = str(FOLDER / "libpk_amx.so"), f"pk_gemm_{dtype}_amx2x2"
+    body = hot_loop(library, symbol, f"^{dot} ")
+    assert count(body, f"^{dot} ") == 4
+    assert count(body, r"^tileloadd ") == 4
+    assert count(body, r"^tile(stored|zero)") == 0
+    assert stack_accesses(library, symbol, body) == []
