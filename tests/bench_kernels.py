@@ -29,7 +29,7 @@ from pykernels.pool import WorkerPool
 from pykernels.store import Run, RunWriter, load_run
 from pykernels.sweep import parse_sweep
 
-HEAD = 'pykernels = 1\nbudget = "10 min"\nlaunches = {launches}\nrounds = 2\nvisit = "40 ms"\n'
+HEAD = 'pykernels = 1\nbudget = "10 min"\nlaunches = {launches}\nrounds = 1\nvisit = "40 ms"\n'
 ROOFS = """
 [[study]]
 kernel = "{kernel}"

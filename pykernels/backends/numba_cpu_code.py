@@ -46,6 +46,13 @@ def compiled() -> dict[str, Callable[..., None]]:
         scale = float_of(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
         return p * scale if x >= np.float32(-87.0) or x != x else np.float32(0.0)
 
+    @njit(fastmath={"nnan", "nsz", "reassoc"}, error_model="numpy")  # a NaN shows in the sum, so it may be lost here
+    def row_max(s):
+        top = np.float32(-np.inf)
+        for j in range(s.size):
+            top = max(top, s[j])
+        return top
+
     def bag_kernel(row_times):
         @jit
         def bags(table, indices, offsets, weights, weighted, out, mean, ahead, first, reps):
@@ -149,15 +156,15 @@ def compiled() -> dict[str, Callable[..., None]]:
                 part = turn % parts
                 for i in prange(rows * part // parts, rows * (part + 1) // parts):
                     row, to = x[i], out[i]
-                    s = np.empty(width, np.float32)
-                    top = np.float32(-np.inf)
+                    room = np.empty(width + 16, np.float32)  # vectors that cross lines cost twice
+                    skip = (64 - room.ctypes.data % 64) % 64 // 4
+                    s = room[skip : skip + width]
                     for j in range(width):
                         v = value(row[j]) * factor
                         if mask.size:
                             v += mask[j]
                         s[j] = v
-                    for j in range(width):
-                        top = max(top, s[j])
+                    top = row_max(s)
                     base = np.float32(0) if top == np.float32(-np.inf) else top
                     total = np.float32(0)
                     for j in range(width):
