@@ -457,3 +457,11 @@ def test_a_gpu_counts_its_multiprocessors() -> None:
     assert cores_used(msgspec.structs.replace(first, device="gpu:1"), found) == 132
     assert cores_used(msgspec.structs.replace(first, device="gpu:0"), found) == 1
     assert cores_used(first, found) == 1
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(1.002, False), (1.03, True)])
+def test_the_error_of_the_measured_clock_is_no_impossible_result(share: float, flagged: bool) -> None:
+    limits = {"cpu fp64 x86_64_v4": Limit(value=16.0, unit="FLOP/cycle", label="derived")}
+    spec = compute(share * 16.0 * 4.0, dtype="fp64", clock_ghz=4.0)
+    answer = analyse([synthetic.run([spec], noise=synthetic.Noise(launch=1e-5, visit=1e-5, sample=1e-5))], limits)
+    assert any("measured clock" in flag for roof in answer.roofs for flag in roof.flags) is flagged
