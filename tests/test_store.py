@@ -15,6 +15,7 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykernels.analysis.roofline import analyse
 from pykernels.errors import UsageError
 from pykernels.model import Crashed, Measured, Skipped, Tuning, Wrong
 from pykernels.store import Run, RunWriter, load_run, open_for_resume
@@ -261,3 +262,11 @@ def test_stored_runs_of_every_schema_stay_readable() -> None:
         run: Run = load_run(path)
         assert run.warnings == []
         assert run.records
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).with_name("runs").glob("*.jsonl")), ids=lambda path: path.name)
+def test_recorded_runs_stay_readable(path: Path) -> None:
+    """Files of every schema number, real ones among them, load without a warning and still draw roofs."""
+    run = load_run(path)
+    assert run.warnings == []
+    assert analyse([run]).roofs

@@ -57,8 +57,8 @@ def exceeding(tests: Iterable[Excess], alpha: float = 0.05) -> dict[str, list[st
     return flags
 
 
-#: a peak may pass measured clock x FLOP/cycle by this much: two reads of the clock and the loop around the additions make
-#: the measured clock low by some tenths of a percent
+#: a peak may pass measured clock x FLOP/cycle by this much: two reads of the clock and the loop around the additions
+#: make the measured clock low by some tenths of a percent
 CLOCK_ERROR = 1.005
 
 
