@@ -15,7 +15,7 @@ def compiled() -> dict[str, Callable[..., None]]:
     import numpy as np
     from numba import njit, prange
 
-    prefetch, float_of, bits_of = _intrinsics()
+    prefetch, float_of, bits_of, add_exponent = _intrinsics()
     fast = {"reassoc", "contract", "nsz", "arcp"}  # not nnan and ninf: masks are infinite
     jit = njit(parallel=True, fastmath=fast, error_model="numpy", boundscheck=False)
     inline = njit(inline="always", fastmath=fast, error_model="numpy")
@@ -43,8 +43,7 @@ def compiled() -> dict[str, Callable[..., None]]:
         q = q * r + np.float32(0.16666521)
         q = q * r + np.float32(0.49999993)
         p = (q * r + np.float32(1.0)) * r + np.float32(1.0)
-        scale = float_of(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
-        return p * scale if x >= np.float32(-87.0) or x != x else np.float32(0.0)
+        return np.float32(0.0) if x < np.float32(-87.0) else add_exponent(p, t)
 
     @njit(fastmath={"nnan", "nsz", "reassoc"}, error_model="numpy")  # a NaN shows in the sum, so it may be lost here
     def row_max(s):
@@ -52,6 +51,15 @@ def compiled() -> dict[str, Callable[..., None]]:
         for j in range(s.size):
             top = max(top, s[j])
         return top
+
+    @njit(fastmath=fast, error_model="numpy")
+    def exp_all(s, base):
+        total = np.float32(0)
+        for j in range(s.size):
+            e = exp_below(s[j] - base)
+            s[j] = e
+            total += e
+        return total
 
     def bag_kernel(row_times):
         @jit
@@ -130,6 +138,13 @@ def compiled() -> dict[str, Callable[..., None]]:
 
         return gemv
 
+    @njit(fastmath=fast, error_model="numpy")  # a function of its own, or its loop is not made of vectors
+    def int8_dot(weights, x):
+        some = np.float32(0)
+        for j in range(weights.size):
+            some += np.float32(weights[j]) * x[j]
+        return some
+
     @jit
     def gemv_int8(a, scales, x, y, parts, first, reps):
         rows, cols = a.shape
@@ -141,10 +156,8 @@ def compiled() -> dict[str, Callable[..., None]]:
                     vector = x[b]
                     total = np.float32(0)
                     for g in range(scales.shape[1]):
-                        some = np.float32(0)
-                        for j in range(128 * g, min(128 * g + 128, cols)):
-                            some += np.float32(row[j]) * vector[j]
-                        total += some * scales[i, g]
+                        low, high = 128 * g, min(128 * g + 128, cols)
+                        total += int8_dot(row[low:high], vector[low:high]) * scales[i, g]
                     y[b, i] = total
 
     def softmax_kernel(value, put):
@@ -166,11 +179,7 @@ def compiled() -> dict[str, Callable[..., None]]:
                         s[j] = v
                     top = row_max(s)
                     base = np.float32(0) if top == np.float32(-np.inf) else top
-                    total = np.float32(0)
-                    for j in range(width):
-                        e = exp_below(s[j] - base)
-                        s[j] = e
-                        total += e
+                    total = exp_all(s, base)
                     inverse = np.float32(1) / total if total != np.float32(0) else np.float32(0)
                     for j in range(width):
                         to[j] = put(s[j] * inverse)
@@ -184,8 +193,9 @@ def compiled() -> dict[str, Callable[..., None]]:
     }  # fmt: skip
 
 
-def _intrinsics() -> tuple[Any, Any, Any]:
-    """(prefetch a row of a 2-d array, float32 of uint32 bits, uint32 bits of float32)."""
+def _intrinsics() -> tuple[Any, Any, Any, Any]:
+    """(prefetch a row of a 2-d array, float32 of uint32 bits, uint32 bits of float32, and a float32 times two to the
+    whole number that the low bits of another hold)."""
     from llvmlite import ir
     from numba import types
     from numba.core import cgutils
@@ -227,4 +237,13 @@ def _intrinsics() -> tuple[Any, Any, Any]:
 
         return types.uint32(types.float32), codegen
 
-    return prefetch, float_of, bits_of
+    @intrinsic
+    def add_exponent(typingctx: Any, value: Any, rounded: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            i32 = ir.IntType(32)  # Numba's own sums of 32-bit integers have 64
+            whole = builder.shl(builder.bitcast(args[1], i32), i32(23))
+            return builder.bitcast(builder.add(builder.bitcast(args[0], i32), whole), ir.FloatType())
+
+        return types.float32(types.float32, types.float32), codegen
+
+    return prefetch, float_of, bits_of, add_exponent
