@@ -16,7 +16,7 @@ from pykernels.model import Problem
 
 FILES = ("embedding", "gemv", "softmax")
 #: the narrowest and the widest vectors
-MARCHES = {"x86-64": "baseline", "x86-64-v4": "x86_64_v4"}
+MARCHES = {"x86-64-v2": "x86_64_v2", "x86-64-v4": "x86_64_v4"}
 
 
 class BeyondBag(EmbeddingBag, frozen=True, kw_only=True):
