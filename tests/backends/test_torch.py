@@ -30,13 +30,14 @@ def test_absent_or_not_what_it_lacks_is_skipped_with_the_reason(monkeypatch: pyt
     assert "fp16" in skipped.reason
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[PySession]:
+    yield from py_case.opened(BACKEND)
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 class TestInstalled:
     """Where torch is installed."""
-
-    @pytest.fixture(scope="class")
-    def session(self) -> Iterator[PySession]:
-        yield from py_case.opened(BACKEND)
 
     @pytest.mark.parametrize(("dtype", "least"), [("fp32", 20), ("bf16", 8), ("int8", 8), ("fp64", 4), ("fp16", 4)])
     def test_results_agree_with_float64(self, session: PySession, dtype: str, least: int) -> None:
