@@ -41,9 +41,6 @@ def tlb_entries(large: bool) -> int:
 def clock_ghz() -> float:
     """Core clock of the calling thread by dependent additions (some 8 us)."""
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent ends, however it ends."""
-
 class Library:
     """A level opened to be run; raises RuntimeError with what is missing where this machine cannot run it."""
 

@@ -3,8 +3,6 @@
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <signal.h>
-#include <sys/prctl.h>
 
 #include <map>
 
@@ -210,12 +208,6 @@ double team_clock(Team& team) {
   return sum / double(ghz.size());
 }
 
-void die_with_parent() {
-  const pid_t parent = getppid();
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) throw std::system_error(errno, std::generic_category(), "prctl");
-  if (getppid() != parent || parent == 1) raise(SIGKILL);  // it ended before the wish was made
-}
-
 }  // namespace pk
 
 PYBIND11_MODULE(_core, m) {
@@ -250,7 +242,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("tlb_entries", &tlb_entries, py::arg("large"));
   m.def("entries", &entries, py::arg("isa"));
   m.def("clock_ghz", &clock_ghz, Free());
-  m.def("die_with_parent", &die_with_parent);
 
   py::class_<Library>(m, "Library")
       .def(py::init([](const std::string& isa) {

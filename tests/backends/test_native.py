@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -263,28 +262,6 @@ def test_module_says_what_built_it() -> None:
 def test_importing_the_backend_imports_no_native_module() -> None:
     code = "import sys, pykernels.backends.native; sys.exit('pykernels._core' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_worker_dies_with_its_parent(tmp_path: Path) -> None:
-    child = f"import os, time, pathlib; from pykernels import _core; _core.die_with_parent(); \
-pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
-    parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", parent, child], cwd=tmp_path)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert process.poll() is None
-    pid = int((tmp_path / "pid").read_text())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for _ in range(500):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-        except OSError:
-            return
-        import time
-
-        time.sleep(0.01)
-    pytest.fail("the child outlived its parent")
 
 
 def lookups(batch: int, **more: object) -> EmbeddingBag:
