@@ -9,24 +9,56 @@ from textwrap import fill
 
 from pykernels.units import format_value
 
+_WORD = 16  #: longer words are ids and paths
+
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, *, right: Iterable[int] = ()) -> str:
-    """Rows under headings, the columns numbered in `right` flush right; long cells wrap, nothing is cut off."""
+    """Rows under headings, the columns numbered in `right` flush right; long cells wrap between words, nothing is cut
+    off. Where even that is too wide the lines are longer than `width`: a number in two pieces is worse."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    aligned = set(right)
+    rows = list(rows)
+    cells = [[name, *(row[number] for row in rows)] for number, name in enumerate(columns)]
+    widths = _fit([(_least_width(column), _full_width(column)) for column in cells], width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for number, name in enumerate(columns):
+    aligned = set(right)
+    for number, column in enumerate(cells):
         grid.add_column(
-            name, justify="right" if number in aligned else "left", overflow="fold", no_wrap="interval" in name
+            column[0], justify="right" if number in aligned else "left", overflow="fold", width=widths[number]
         )
-    for row in rows:
+    for row in zip(*(column[1:] for column in cells), strict=True):
         grid.add_row(*[_plain(cell) for cell in row])
     page = io.StringIO()
-    Console(file=page, width=max(width, 40), color_system=None, highlight=False, emoji=False).print(grid)
+    Console(file=page, width=_total(widths), color_system=None, highlight=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in page.getvalue().rstrip("\n").split("\n"))
+
+
+def _full_width(cells: Sequence[str]) -> int:
+    return max(len(line) for cell in cells for line in cell.split("\n"))
+
+
+def _least_width(cells: Sequence[str]) -> int:
+    """Width at which no word of a column is broken (ids and paths may be), and no interval."""
+    if "interval" in cells[0]:
+        return _full_width(cells)
+    return min(_WORD, max(len(word) for cell in cells for word in (cell.split() or [""])))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * len(widths)
+
+
+def _fit(bounds: Sequence[tuple[int, int]], width: int) -> list[int]:
+    """Full widths where they fit; else the widest columns are narrowed first, none below its least width."""
+    widths = [full for _, full in bounds]
+    while _total(widths) > width:
+        spare = [number for number, (least, _) in enumerate(bounds) if widths[number] > least]
+        if not spare:
+            break
+        widths[max(spare, key=lambda number: widths[number])] -= 1
+    return widths
 
 
 def _plain(cell: str) -> str:
