@@ -232,6 +232,67 @@ def test_a_crash_in_the_tuning_pass_is_the_visits_outcome(tmp_path: Path) -> Non
     assert len(summary.crashed) == 4  # both cases, twice each
 
 
+REQUESTS = """
+pykernels = 1
+title = "requests"
+launches = 2
+
+[[study]]
+kernel = "embedding_bag"
+tables = 1
+table = "64 KiB"
+dim = 32
+pooling = 1
+batch = 1
+isa = "x86_64_v3"
+threads = 1
+ends = "C0"
+timing = ["closed", "open"]
+"""
+
+
+def test_requests_are_tuned_as_a_row_of_calls_and_once(tmp_path: Path) -> None:
+    """5,000 requests for each of a dozen candidates would take minutes, for each way of asking again."""
+    asked: list[str] = []
+
+    class Tuner:
+        def tune(self, case: Any, variants: list[str], timeout_s: float) -> Any:
+            asked.append(case.id)
+            return engine.Reply(seconds=dict.fromkeys(variants, 1.0) | {variants[-1]: 0.5})
+
+        def visit(self, *_: Any, **__: Any) -> Any:
+            return engine.Reply(outcome=Measured(samples_s=[1e-6] * 7))
+
+        def keep_only(self, places: Any) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    plan = plan_of(REQUESTS)
+    with RunWriter(tmp_path / "run.jsonl", make_header(plan)) as writer:
+        Engine(plan, writer, lambda launch: Tuner(), Silent()).run()
+    run = load_run(tmp_path / "run.jsonl")
+    assert asked == [tuning.case_id for tuning in run.tunings]
+    assert len(asked) == 1
+    assert "closed" not in asked[0]
+    assert {record.variant for record in run.records} == {run.tunings[0].chosen}
+
+
+def test_a_case_skipped_in_one_launch_is_tried_in_the_next(tmp_path: Path) -> None:
+    """A request that other work made too slow for its budget is not given up at once; twice is enough."""
+    visits = all_visits(lambda *_: [1e-6])
+    slow = {"outcome": {"status": "skipped", "reason": "budget"}}
+    visits[LOAD, 0, 0] = slow
+    for launch in range(3):
+        for round_ in range(2):
+            visits[COPY, launch, round_] = slow
+    run = play(plan_of(), replay_file(tmp_path / "r", visits), tmp_path / "run.jsonl")
+    outcomes = [type(record.outcome) for record in run.records if record.case_id == LOAD]
+    assert outcomes == [Skipped] + [Measured] * 5
+    assert sum(record.case_id == COPY for record in run.records) == 2
+
+
 def test_the_estimate_grows_with_launches_and_settings_are_the_sweeps() -> None:
     short, long = plan_of(), plan_of(SWEEP.replace("launches = 3", "launches = 6"))
     assert long.estimate_s() > 1.5 * short.estimate_s()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pykernels.analysis.crossover.answers import Answer, BreakEven, Claim, CurveView, Plane, Report
+from pykernels.analysis.crossover.answers import REFUSED, Answer, BreakEven, Claim, CurveView, Plane, Report
 from pykernels.analysis.crossover.axes import AXES
 from pykernels.analysis.crossover.model import TERMS
 from pykernels.analysis.crossover.sentences import metric_words
@@ -29,8 +29,8 @@ def text(report: Report, width: int = 100, *, with_claims: bool = False) -> str:
         parts.append("assumed:\n" + "\n".join(f"  {line}" for line in report.assumptions))
     parts += [report.fit] if report.fit else []
     if report.answers:
-        parts.append(_render(_answer_table(report.answers), width))
-        parts.append("\n".join(f"- {answer.sentence}{_moves(answer)}" for answer in report.answers))
+        parts.append(_kinds(report.answers))
+        parts += [_workload_text(name, answers, width) for name, answers in _by_workload(report.answers).items()]
     else:
         parts.append("no axis has four cells of one workload: single cells only (--json lists them)")
     if report.break_even:
@@ -67,17 +67,54 @@ def _render(table: Any, width: int) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
 
 
+def _kinds(answers: Sequence[Answer]) -> str:
+    """How many answers are of each kind."""
+    kinds = Counter("none" if answer.kind.startswith("none") else answer.kind for answer in answers)
+    return f"{len(answers)} answers: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def _by_workload(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Answers by the name of their workload, host ends before device ends."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in sorted(answers, key=lambda one: one.ends[:2]):
+        groups.setdefault(answer.workload.partition(" (")[0], []).append(answer)
+    return groups
+
+
+def _workload_text(name: str, answers: Sequence[Answer], width: int) -> str:
+    """A table of the answers about one workload, then a sentence each; those without a conclusion share a line for each
+    reason."""
+    parts = [f"== {name}", _render(_answer_table(answers), width)]
+    found = [answer for answer in answers if answer.kind != REFUSED]
+    parts += ["\n".join(f"- {answer.sentence}{_moves(answer)}" for answer in found)] if found else []
+    refused: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if answer.kind == REFUSED:
+            refused.setdefault("; ".join(answer.notes), []).append(answer)
+    for reason, group in refused.items():
+        where = "; ".join(f"{a.axis} {a.ends} {a.metric}" for a in group[:4])
+        more = f" and {len(group) - 4} more" if len(group) > 4 else ""
+        parts.append(f"- no conclusion over {where}{more}: {reason}")
+    return "\n".join(parts)
+
+
 def _answer_table(answers: Sequence[Answer]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in ("workload", "axis", "metric", "ends", "kind", "value", "low", "high", "source"):
-        table.add_column(name, justify="right" if name in ("value", "low", "high") else "left", overflow="fold")
+    for name in ("all else", "axis", "metric", "ends", "kind", "value", "low", "high"):
+        right, fixed = name in ("value", "low", "high"), name != "all else"
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
     for answer in answers:
         axis = AXES[answer.axis]
         values = [axis.format(v) for v in (answer.value, answer.low, answer.high)]
-        table.add_row(answer.workload, answer.axis, answer.metric, answer.ends, answer.kind, *values, answer.source)
+        held = answer.workload.partition(" (")[2].removesuffix(")") or answer.workload
+        table.add_row(held, answer.axis, answer.metric, answer.ends, _short(answer.kind), *values)
     return table
+
+
+def _short(kind: str) -> str:
+    return kind.replace(" everywhere in range", "")
 
 
 def _extremes(rows: Sequence[BreakEven], most: int = 12) -> list[BreakEven]:
@@ -279,8 +316,8 @@ def _draw_terms(ax: Any, curve: CurveView) -> None:
 
 def _gather_once(parts: dict[str, float]) -> dict[str, float]:
     """Rows and bytes are two bounds on one gather: only the slower one takes time."""
-    if not parts:
-        return {}
+    if not {"rows", "bytes"} <= parts.keys():
+        return parts  # the run has no roofs to split the time by
     slower = "rows" if parts["rows"] >= parts["bytes"] else "bytes"
     return {name: value for name, value in parts.items() if name not in ("rows", "bytes") or name == slower}
 

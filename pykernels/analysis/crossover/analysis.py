@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -19,19 +20,19 @@ from pykernels.analysis.crossover.answers import (
 )
 from pykernels.analysis.crossover.axes import AXES, LEAST_CELLS, Axis, groups
 from pykernels.analysis.crossover.breakeven import break_even, places, sensitivity
+from pykernels.analysis.crossover.cells import workload_of
 from pykernels.analysis.crossover.claims import claims
-from pykernels.analysis.crossover.finder import Curve, Finding, find, next_values
+from pykernels.analysis.crossover.doubts import doubts, refusals
+from pykernels.analysis.crossover.finder import Curve, Finding, find, label_of, next_values
 from pykernels.analysis.crossover.generated import generated_groups
-from pykernels.analysis.crossover.points import Judged, Point
+from pykernels.analysis.crossover.points import Point
 from pykernels.analysis.crossover.roofs import FLOOR_LOOKUPS
 from pykernels.analysis.crossover.sentences import sentence
 from pykernels.analysis.crossover.sides import RECSYS, RunLike, Sides, check_equal, check_loads, points_of, sides_of
 from pykernels.analysis.crossover.sources import ENDS, EQUAL_ENDS, check_ends
 from pykernels.analysis.crossover.steps import capacity_edge, steps_on
 from pykernels.errors import UsageError, unknown
-
-#: Launch paths of which a measured GPU answer must be the best.
-LEAST_PATHS = 3
+from pykernels.model import Skipped
 
 
 class Studied(msgspec.Struct, kw_only=True):
@@ -98,6 +99,8 @@ def _study_axes(sides: Sides, points: list[Point], options: Options) -> list[Stu
             continue
         chosen = points if name == "threads" else [point for point in points if point.threads == widest]
         modelled = axis.generated and (sides.projection or sides.fit)
+        if axis.generated and not options.metrics:  # of one metric unless more are asked for: they say much the same
+            chosen = [point for point in chosen if point.metric == "saturated"] or chosen
         found = generated_groups(sides, chosen, axis) if modelled else groups(chosen, axis)
         whole = [group for group in found if len(group) >= LEAST_CELLS]
         if name in options.axes and not whole:
@@ -201,9 +204,9 @@ def _curve(sides: Sides, axis: Axis, group: list[Point], held: list[Point]) -> C
 def _fill(
     answer: Answer, finding: Finding, sides: Sides, axis: Axis, held: list[Point], curve: Curve, options: Options
 ) -> None:
-    refusals = _refusals(sides, finding, held, curve, options)
-    if refusals:
-        answer.notes = refusals
+    against = refusals(finding, held, curve, options)
+    if against:
+        answer.notes = against
         return
     answer.kind, answer.tie, answer.events, answer.notes = finding.kind, finding.tie, finding.events, finding.notes
     answer.value, answer.low, answer.high = finding.value, finding.value_low, finding.value_high
@@ -214,6 +217,7 @@ def _fill(
         if held[0].rival.cell is None:
             _widen(answer, sides, held, curve)
         answer.sensitivity = sensitivity(held, curve, options.band)
+    answer.notes = answer.notes + doubts(finding, held, axis, options.band)
     if next_values(curve, finding) and axis.parameter:
         answer.notes.append("the cells beside it are far apart: pykernels run --refine FILE measures between them")
     if held[0].cpu.link_s:
@@ -247,70 +251,14 @@ def _widen(answer: Answer, sides: Sides, held: list[Point], curve: Curve) -> Non
     answer.interval = what
 
 
-def _refusals(sides: Sides, finding: Finding, held: list[Point], curve: Curve, options: Options) -> list[str]:
-    """Why nothing is concluded: too few launches or launch paths, a kernel far from its roof, or no roof to judge it
-    by."""
-    if len(curve.ratios) < 2:
-        return [f"one launch has no interval; measure at least 3: {RECSYS}"]
-    reasons = []
-    measured = [point for point in held if point.rival.cell is not None]
-    paths = sorted({path for point in measured for path in point.paths})
-    if measured and len(paths) < LEAST_PATHS:
-        reasons.append(
-            f"only the launch path{'s' * (len(paths) != 1)} {', '.join(paths)} of the GPU measured, and the path moves "
-            f"the answer more than the kernel: at least {LEAST_PATHS} are needed (of plain, graph, mapped, "
-            f"persistent): {RECSYS}"
-        )
-    return reasons + _weak(_deciding(finding, held, curve), options.min_share)
-
-
-def _deciding(finding: Finding, held: list[Point], curve: Curve) -> list[Point]:
-    """The measured cells an answer rests on: the sure cells around its crossings, else every cell."""
-    brackets = [event.bracket for event in finding.events if event.at != "capacity"]
-    if not brackets or finding.kind not in ("crossing", "several"):
-        return held
-    places_kept = {place for bracket in brackets for place in bracket}
-    return [point for point, x in zip(held, curve.x, strict=True) if x in places_kept]
-
-
-def _weak(points: list[Point], least: float) -> list[str]:
-    """Of each side, what its run lacks to judge it, and the cell furthest below its time roof with how many are."""
-    found = []
-    for side in ("CPU", "GPU"):
-        cells = [_judged(point, side) for point in points]
-        judged = [(point, cell, how) for point, (cell, how) in zip(points, cells, strict=True) if cell is not None]
-        lacking = {what for _, cell, _ in judged for what in cell.missing if not what.startswith("link")}
-        if lacking:
-            what = " and no ".join(sorted(lacking))
-            found.append(f"the {side} side cannot be judged: this run has no {what}; measure it: {RECSYS}")
-            continue
-        low = [(cell.share, point, how) for point, cell, how in judged if cell.share is not None and cell.share < least]
-        if low:
-            share, point, how = min(low, key=lambda one: one[0])
-            others = f" ({len(low)} of {len(judged)} deciding cells are under it)" if len(low) > 1 else ""
-            found.append(
-                f"the {side} kernel ({how}) runs at {share:.0%} of its time roof, under {least:.0%}, "
-                f"at {point.load.describe()}{others}"
-            )
-    return found
-
-
-def _judged(point: Point, side: str) -> tuple[Judged | None, str]:
-    """A measured side's judgement and its implementation; None where the side is not measured."""
-    if side == "CPU":
-        return point.cpu_judged, point.cpu.how
-    return (point.gpu_judged if point.rival.cell is not None else None), point.rival.how
-
-
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
 def _cell(point: Point, sides: Sides, band: float) -> CellAnswer:
     rival = point.rival
     found = point.ratio()
-    _, low, high = found or (math.nan, math.nan, math.nan)
-    limit = math.log1p(band)
-    winner = "CPU (GPU memory)" if rival.refused else "GPU" if low > limit else "CPU" if high < -limit else "tie"
+    centre, low, high = found or (math.nan, math.nan, math.nan)
+    winner = "CPU (GPU memory)" if rival.refused else label_of(centre, low, high, band)
     gpu = rival.cell.seconds if rival.cell else next(iter(rival.costs.values()), None)
     suffix = " per dollar" if sides.options.per == "dollar" else ""
     return CellAnswer(
@@ -321,7 +269,7 @@ def _cell(point: Point, sides: Sides, band: float) -> CellAnswer:
         source=_source(sides.source, point.metric),
         cpu_s=point.cpu.seconds,
         gpu_s=gpu,
-        ratio=math.exp(found[0]) if found else None,
+        ratio=math.exp(centre) if found else None,
         low=math.exp(low) if math.isfinite(low) else None,
         high=math.exp(high) if math.isfinite(high) else None,
         winner=winner,
@@ -361,6 +309,18 @@ def _view(one: Studied, band: float) -> CurveView:
     )
 
 
+def _skipped_words(sides: Sides) -> list[str]:
+    """Cases that were skipped when their turn came, by reason, the slowest ones named."""
+    by_reason: dict[str, list[str]] = {}
+    for record in sides.skipped:
+        assert isinstance(record.outcome, Skipped)
+        load = workload_of(record)
+        reason = re.sub(r"[\d.]+ m?s take", "one case take", record.outcome.reason)
+        what = f"{load.name or load.describe()} batch {load.bags} {record.mode}".strip()
+        by_reason.setdefault(reason, []).append(what)
+    return [f"{len(cases)} cases skipped, {reason} ({', '.join(cases)})" for reason, cases in by_reason.items()]
+
+
 def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
     """CPU cells that found no GPU cell beside them, counted by reason."""
     compared = {point.cpu.load for point in points}
@@ -374,5 +334,6 @@ def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
     kernel_only = sum(cell.ends == "G0" for cell in sides.gpu)
     if kernel_only:
         notes.append(f"{kernel_only} GPU cells with ends G0 (kernel only): never part of a crossover")
+    notes += _skipped_words(sides)
     disturbed = [cell for cell in sides.cpu + sides.gpu if not cell.refused and not cell.costs]
     return notes + ([f"{len(disturbed)} cells without a clean launch"] if disturbed else [])

@@ -6,12 +6,12 @@ from typing import Literal
 
 import msgspec
 
-from pykernels.analysis.crossover.finder import Event
+from pykernels.analysis.crossover.finder import NO_CONCLUSION, Event
 
 Source = Literal["paired", "cross-machine", "modelled", "projection"]
 
-#: The kind of an answer that is refused; the other kinds are the finder's.
-REFUSED = "no conclusion"
+#: The kind of an answer that is refused, or that wide intervals keep from one; the other kinds are the finder's.
+REFUSED = NO_CONCLUSION
 
 
 class Assumptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class CellAnswer(msgspec.Struct, kw_only=True):
     ratio: float | None
     low: float | None
     high: float | None
-    winner: str  # "CPU", "GPU", "tie", "CPU (GPU memory)"
+    winner: str  # "CPU", "GPU", "tie", "unclear" (its interval is too wide), "CPU (GPU memory)"
     launch_path: str = ""
     cpu_share: float | None = None
     gpu_share: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pykernels.analysis.crossover.answers import CellAnswer, Claim
+from pykernels.analysis.crossover.finder import SURE
 
 COMMAND = "pykernels run recsys on a machine with a GPU, then pykernels crossover RUN --claims"
 
@@ -70,9 +71,7 @@ def _claim(text: str, cells: Sequence[CellAnswer], chosen: Chosen) -> Claim:
 
 
 def _count(label: str, cells: Sequence[CellAnswer]) -> str:
-    wins = {winner: sum(cell.winner == winner for cell in cells) for winner in ("CPU", "tie", "GPU")}
+    counts = [(winner, sum(cell.winner == winner for cell in cells)) for winner in ("CPU", "tie", "GPU", "unclear")]
+    wins = ", ".join(f"{winner} {count}" for winner, count in counts if count or winner in SURE)
     ratios = [cell.ratio for cell in cells if cell.ratio is not None]
-    return (
-        f"{label}: CPU {wins['CPU']}, tie {wins['tie']}, GPU {wins['GPU']} of {len(cells)} cells; "
-        f"t_cpu/t_gpu {min(ratios):.3g} to {max(ratios):.3g}"
-    )
+    return f"{label}: {wins} of {len(cells)} cells; t_cpu/t_gpu {min(ratios):.3g} to {max(ratios):.3g}"

@@ -1,7 +1,8 @@
 """Crossovers on one axis: labels of cells, kinds of answer, and the root of each launch with a t interval over them.
 
 The value on the axis is R = log(t_cpu / t_gpu): positive where the GPU wins. A cell is sure when the interval of R over
-the launches lies wholly outside the equivalence band; else it is a tie. The order of sure cells decides the kind.
+the launches lies wholly outside the equivalence band; else it is a tie where its centre lies inside the band, and
+unclear where only the width of the interval keeps it from a winner. The order of sure cells decides the kind.
 Nothing is interpolated across a step (a cache's or a memory's capacity), and the capacity edge is the allocator's own
 figure.
 """
@@ -22,6 +23,8 @@ Floats = NDArray[np.float64]
 
 #: Share of launches that may lack a root before a crossing is no longer claimed.
 ROOTLESS_LIMIT = 0.05
+#: The kind where nothing can be concluded.
+NO_CONCLUSION = "no conclusion"
 #: Bisection stops when neighbouring sure cells are this near.
 CLOSE = 2.0**0.25
 
@@ -62,7 +65,8 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 class Finding(msgspec.Struct, kw_only=True):
-    """What the axis shows. `bracket`: the sure cells around a crossing, or the tie cells' outer neighbours."""
+    """What the axis shows. `bracket`: the sure cells around a crossing, or the tie cells' outer neighbours; `unclear`:
+    the first and last cell whose interval is too wide, where they keep the axis from an answer."""
 
     kind: str
     labels: list[str]
@@ -74,6 +78,7 @@ class Finding(msgspec.Struct, kw_only=True):
     value_high: float | None = None
     bracket: tuple[float, float] | None = None
     tie: tuple[float, float] | None = None
+    unclear: tuple[float, float] | None = None
     events: list[Event] = []
     notes: list[str] = []
 
@@ -87,16 +92,27 @@ def t_interval(values: Sequence[float] | Floats, confidence: float = 0.95) -> tu
     return float(centre), float(centre - half), float(centre + half)
 
 
+SURE = ("CPU", "GPU")
+
+
+def label_of(centre: float, low: float, high: float, band: float) -> str:
+    """Who wins a cell: "CPU" or "GPU" where the interval clears the band, "tie" where the centre does not, "unclear"
+    where the centre does and the interval is too wide to be sure."""
+    limit = math.log1p(band)
+    if low > limit or high < -limit:
+        return "GPU" if low > limit else "CPU"
+    return "tie" if abs(centre) <= limit else "unclear"
+
+
 def find(curve: Curve, band: float = 0.05, confidence: float = 0.95) -> Finding:
     """The kind of answer on this axis, with every change of winner in order.
 
     `band` is the equivalence band as a ratio (0.05: times within 5% are a tie)."""
     ratios = np.asarray(curve.ratios, dtype=float)
     centre, low, high = _summary(ratios, curve.exact, confidence)
-    limit = math.log1p(band)
-    labels = ["GPU" if a > limit else "CPU" if b < -limit else "tie" for a, b in zip(low, high, strict=True)]
+    labels = [label_of(*cell, band) for cell in zip(centre, low, high, strict=True)]
     finding = Finding(kind="", labels=labels, centre=centre, low=low, high=high)
-    sure = [i for i, label in enumerate(labels) if label != "tie"]
+    sure = [i for i, label in enumerate(labels) if label in SURE]
     changes = [(i, j) for i, j in itertools.pairwise(sure) if labels[i] != labels[j]]
     bounds = [-1, *[j for _, j in changes], len(labels)]
     for k, (i, j) in enumerate(changes):
@@ -132,6 +148,7 @@ def _add_edge(curve: Curve, finding: Finding, last: str) -> None:
 def _decide(curve: Curve, finding: Finding) -> None:
     labels, events = finding.labels, finding.events
     ties = [x for x, label in zip(curve.x, labels, strict=True) if label == "tie"]
+    unclear = [x for x, label in zip(curve.x, labels, strict=True) if label == "unclear"]
     unsure = [event for event in events if event.at == "root" and _unsure(event, curve.exact)]
     for event in unsure:
         finding.notes.append(f"{event.launches - event.rootless} of {event.launches} launches have a crossing there")
@@ -147,7 +164,10 @@ def _decide(curve: Curve, finding: Finding) -> None:
     elif ties:
         finding.kind, finding.tie = "tie band", (min(ties), max(ties))
         finding.bracket = _around(curve.x, labels)
-        finding.notes += [f"elsewhere in range the {label} wins" for label in sorted(set(labels) - {"tie"})]
+        finding.unclear = (min(unclear), max(unclear)) if unclear else None
+        finding.notes += [f"elsewhere in range the {label} wins" for label in SURE if label in labels]
+    elif unclear:
+        finding.kind, finding.unclear = NO_CONCLUSION, (min(unclear), max(unclear))
     else:
         finding.kind = f"none ({labels[0]} everywhere in range)"
     if finding.tie and finding.kind == "tie band":
@@ -161,11 +181,14 @@ def _unsure(event: Event, exact: bool) -> bool:
 
 
 def _around(x: Sequence[float], labels: Sequence[str]) -> tuple[float, float]:
-    """The last tie cell before, and the first sure cell after, the edge of a tie band (its outer cells if none is)."""
+    """The last tie cell, and the first sure cell after it; where there is none the last sure cell before the ties, and
+    the first tie cell (the tie's outer cells if no cell is sure)."""
     ties = [i for i, label in enumerate(labels) if label == "tie"]
-    if ties[-1] + 1 < len(x):
-        return x[ties[-1]], x[ties[-1] + 1]
-    return (x[ties[0] - 1], x[ties[0]]) if ties[0] else (x[ties[0]], x[ties[-1]])
+    sure = [i for i, label in enumerate(labels) if label in SURE]
+    after, before = [i for i in sure if i > ties[-1]], [i for i in sure if i < ties[0]]
+    if after:
+        return x[ties[-1]], x[after[0]]
+    return (x[before[-1]], x[ties[0]]) if before else (x[ties[0]], x[ties[-1]])
 
 
 # ---------------------------------------------------------------------------------------------------------------- roots

@@ -10,7 +10,7 @@ import msgspec
 
 from pykernels.analysis.crossover import model
 from pykernels.analysis.crossover.answers import Options, Source
-from pykernels.analysis.crossover.cells import METRICS, Cell, cells_of
+from pykernels.analysis.crossover.cells import KERNEL, METRICS, Cell, cells_of
 from pykernels.analysis.crossover.points import Judged, Point, best_of, judge
 from pykernels.analysis.crossover.roofs import Ceiling, ceilings_of, device_of
 from pykernels.analysis.crossover.sources import (
@@ -24,7 +24,7 @@ from pykernels.analysis.crossover.sources import (
 )
 from pykernels.analysis.crossover.workload import Workload
 from pykernels.errors import UsageError
-from pykernels.model import Machine
+from pykernels.model import Disturbed, Machine, Measured, Record, Skipped
 
 RECSYS = "pykernels run recsys"
 
@@ -50,6 +50,7 @@ class Sides(msgspec.Struct, kw_only=True):
     projection: Projection | None = None
     fit: model.Fit | None = None
     what: dict[str, str] = {}  # "CPU" and "GPU" in words
+    skipped: list[Record] = []  # lookups that no visit timed, the last visit of each
 
     def metrics(self) -> list[str]:
         """Metrics to answer: those asked for, else all the CPU's cells have (a model gives times, no tails)."""
@@ -94,8 +95,16 @@ def sides_of(runs: Sequence[RunLike], options: Options) -> Sides:
         if options.modelled:
             sides.fit, sides.source = _fit(sides), "modelled"
     sides.cpu += _device_ends(sides)
+    sides.skipped = [record for run in runs for record in _skipped(run)]
     _name(sides)
     return sides
+
+
+def _skipped(run: RunLike) -> list[Record]:
+    """The last visit of each lookup case that was skipped whenever its turn came."""
+    last = {record.case_id: record for record in run.records if record.kernel == KERNEL}
+    timed = {r.case_id for r in run.records if isinstance(r.outcome, Measured | Disturbed)}
+    return [r for case_id, r in last.items() if isinstance(r.outcome, Skipped) and case_id not in timed]
 
 
 def _device_ends(sides: Sides) -> list[Cell]:

@@ -13,6 +13,7 @@ import pytest
 from pykernels.analysis.crossover import Assumptions, Options, analyse, model, refine
 from pykernels.analysis.crossover.prices import load_prices
 from pykernels.errors import UsageError
+from pykernels.model import Skipped
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -513,3 +514,30 @@ def test_a_dated_price_file(tmp_path):
     path = tmp_path / "prices.toml"
     path.write_text('[cpu]\nprice = 2\ncurrency = "EUR"\ndate = 2026-11-01\n')
     assert load_prices(path) == {"cpu": (2.0, "2026-11-01", "EUR")}
+
+
+def test_two_launches_that_disagree_are_unclear_in_words():
+    """A wide interval is no tie: the answer says that it is unclear, and what would tell."""
+    star = loads(bags=BATCHES)
+    cpu = [r for r in lookups("CPU", "C0", star, noise=1.0, launches=2) if r.launch < 2]
+    report = analyse([run_of(cpu + roofs("CPU"))], Options(against="h100-sxm5-80gb", ends=("host",), min_share=0.0))
+    answer = only(report, "batch")
+    assert answer.kind == "no conclusion"
+    assert "is unclear: intervals of up to" in answer.sentence
+    assert "--launches 20" in answer.sentence
+    assert "unclear" in {cell.winner for cell in report.cells}
+
+
+def test_skipped_requests_are_counted_with_their_reason():
+    star = lookups("CPU", "C0", loads(bags=BATCHES)) + roofs("CPU")
+    slow = Skipped(reason="budget: 5,000 requests of 0.7 ms take over 2 s")
+    skipped = [
+        msgspec.structs.replace(record, case_id=f"{record.case_id}{n}", mode="closed", outcome=slow)
+        for n, record in enumerate(star[:2])
+    ]
+    report = analyse([run_of(star + skipped)], Options(against="h100-sxm5-80gb"))
+    (words,) = [words for words in report.not_compared if "skipped" in words]
+    assert (
+        words
+        == "2 cases skipped, budget: 5,000 requests of one case take over 2 s (RM batch 1 closed, RM batch 1 closed)"
+    )

@@ -112,6 +112,23 @@ def test_nothing_is_interpolated_across_a_step():
     assert (finding.value_low, finding.value_high) == (8.0, 16.0)
 
 
+def test_an_interval_too_wide_for_a_winner_is_no_tie():
+    """Two launches that both say 2x, apart by more than chance allows to sum up: unclear, not equal."""
+    x = [2.0**k for k in range(5)]
+    finding = find(Curve(x=x, ratios=[[0.5] * 5, [0.9] * 5]))
+    assert finding.labels == ["unclear"] * 5
+    assert (finding.kind, finding.unclear, finding.tie) == ("no conclusion", (1.0, 16.0), None)
+
+
+def test_a_tie_beside_unclear_cells_names_both():
+    x = [2.0**k for k in range(6)]
+    rows = [[0.01, 0.0, 0.3, 1.0, 1.0, 1.0], [-0.01, 0.02, 0.7, 1.0, 1.0, 1.0], [0.0, 0.01, 0.1, 1.0, 1.0, 1.0]]
+    finding = find(Curve(x=x, ratios=rows))
+    assert finding.labels == ["tie", "tie", "unclear", "GPU", "GPU", "GPU"]
+    assert (finding.kind, finding.tie, finding.unclear) == ("tie band", (1.0, 2.0), (4.0, 4.0))
+    assert finding.bracket == (2.0, 8.0)
+
+
 def test_a_step_elsewhere_does_not_bend_the_root():
     """A root on one side of a step uses that side's cells only."""
     x = [2.0**k for k in range(10)]
