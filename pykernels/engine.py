@@ -29,13 +29,15 @@ from pykernels.model import (
 )
 from pykernels.plan import REQUESTS, Plan, case_seconds
 from pykernels.store import RunWriter
-from pykernels.units import value_of
+from pykernels.units import format_duration, value_of
 from pykernels.worker import Reply
 
 #: a variant must beat a plainer one by this much to be chosen over it
 TUNE_MARGIN = 0.01
 #: a case that crashed, or was skipped when its turn came, this often in a run is not visited again
 CRASHES_ALLOWED = 2
+#: a run that takes OVERRUN times its budget ends early, with no fewer than LEAST_LAUNCHES
+OVERRUN, LEAST_LAUNCHES = 1.5, 3
 #: share of the available memory that the workers of one launch may hold together
 MEMORY_SHARE = 0.5
 
@@ -160,9 +162,12 @@ class Engine:
     def _launches(self) -> None:
         visits = [visit for visit in self.plan.visits() if (visit[2].id, visit[0], visit[1]) not in self.seen]
         total, done = len(visits), 0
+        launches, begun = sorted({visit[0] for visit in visits}), time.monotonic()
         tuner = self.players(-1)
         try:
-            for launch in sorted({visit[0] for visit in visits}):
+            for number, launch in enumerate(launches):
+                if self._over_budget(launch, number, time.monotonic() - begun):
+                    break
                 player = self.players(launch)
                 try:
                     for _, round_, case in self._by_memory([v for v in visits if v[0] == launch], player, tuner):
@@ -178,6 +183,17 @@ class Engine:
                 tuner.close()
         finally:
             tuner.close()
+
+    def _over_budget(self, launch: int, done: int, elapsed_s: float) -> bool:
+        """Whether a machine is so much slower than the plan's estimate that the launches made so far must do."""
+        sweep = self.plan.sweep
+        if launch < LEAST_LAUNCHES or done == 0 or elapsed_s * (1 + 1 / done) <= OVERRUN * sweep.budget_s:
+            return False
+        self.progress.note(
+            f"stopped after {launch} of {sweep.launches} launches: {format_duration(elapsed_s)} of a budget of "
+            f"{format_duration(sweep.budget_s)} are used up (`pykernels run --resume FILE` adds the others)"
+        )
+        return True
 
     def _visit(self, case: Case, launch: int, round_: int, player: Player, tuner: Player) -> Record:
         started = self.clock()

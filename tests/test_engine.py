@@ -73,11 +73,11 @@ def play(plan: Plan, replay: Replay, path: Path, progress: Any = None) -> Run:
     return load_run(path)
 
 
-def all_visits(seconds: Callable[[str, int, int], list[float]]) -> dict[tuple[str, int, int], Any]:
+def all_visits(seconds: Callable[[str, int, int], list[float]], launches: int = 3) -> dict[tuple[str, int, int], Any]:
     return {
         (case_id, launch, round_): {"samples_s": seconds(case_id, launch, round_)}
         for case_id in (LOAD, COPY)
-        for launch in range(3)
+        for launch in range(launches)
         for round_ in range(2)
     }
 
@@ -291,6 +291,26 @@ def test_a_case_skipped_in_one_launch_is_tried_in_the_next(tmp_path: Path) -> No
     outcomes = [type(record.outcome) for record in run.records if record.case_id == LOAD]
     assert outcomes == [Skipped] + [Measured] * 5
     assert sum(record.case_id == COPY for record in run.records) == 2
+
+
+def test_a_run_far_over_its_budget_ends_after_three_launches_and_can_be_resumed(tmp_path: Path) -> None:
+    plan = plan_of(SWEEP.replace("launches = 3", "launches = 5"))
+    plan.sweep.budget_s = 1e-6  # less than any machine needs; the plan itself was made for a real one
+    replay = replay_file(tmp_path / "r", all_visits(lambda *_: [1e-6], launches=5))
+    notes: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    path = tmp_path / "run.jsonl"
+    run = play(plan, replay, path, Listening())
+    assert {record.launch for record in run.records} == {0, 1, 2}
+    assert "stopped after 3 of 5 launches" in notes[-1]
+    plan.sweep.budget_s = 600.0
+    with open_for_resume(path) as writer:
+        Engine(plan, writer, replay.player, Silent(), tuned=run.tunings, done=run.records).run()
+    assert {record.launch for record in load_run(path).records} == {0, 1, 2, 3, 4}
 
 
 def test_the_estimate_grows_with_launches_and_settings_are_the_sweeps() -> None:
