@@ -237,15 +237,16 @@ class Engine:
         """The visits as they are where all workers fit in memory together; else place by place, a worker at a time."""
         largest: dict[tuple[Placement, str], int] = {}
         for _, _, case in visits:
-            place = (case.placement, case.implementation.backend)
-            largest[place] = max(largest.get(place, 0), case.problem.working_set())
+            place = registry.worker_of(case)
+            held = 0 if case.placement.device.startswith("gpu") else case.problem.working_set()
+            largest[place] = max(largest.get(place, 0), held)
         if sum(largest.values()) * 2 <= MEMORY_SHARE * (self.plan.machine.memory_available or 1 << 62):
             yield from visits
             return
         for place in largest:
             player.keep_only({place})
             tuner.keep_only({place})
-            yield from [v for v in visits if (v[2].placement, v[2].implementation.backend) == place]
+            yield from [v for v in visits if registry.worker_of(v[2]) == place]
 
     def _skipped_records(self) -> None:
         dropped = [

@@ -180,6 +180,8 @@ class Space(Protocol):
     """Sizes of the placement a problem is built for: what relative sizes ("0.4 L2", "25% memory") refer to."""
 
     threads: int
+    #: levels of which each thread (of a GPU: multiprocessor) has its own
+    private: tuple[str, ...]
 
     def level_bytes(self, level: str) -> int:
         """Working set, over all threads, that lies well inside `level` (for DRAM: far outside the caches)."""

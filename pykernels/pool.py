@@ -19,7 +19,7 @@ import msgspec
 from pykernels import worker
 from pykernels.measure.sampling import Settings
 from pykernels.model import Case, Crashed, Machine, Outcome, Placement
-from pykernels.registry import case_to_builtins
+from pykernels.registry import case_to_builtins, worker_of
 
 Place = tuple[Placement, str]  # placement and backend: what one worker is for
 
@@ -162,7 +162,7 @@ class WorkerPool:
         return self._ask(case, worker.Tune(case=case_to_builtins(case), variants=variants), timeout_s)
 
     def _ask(self, case: Case, message: worker.Message, timeout_s: float) -> worker.Reply:
-        place = (case.placement, case.implementation.backend)
+        place = worker_of(case)
         try:
             process = self._process(place)
             if process.refusal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -59,6 +60,14 @@ def backend(name: str, *, where: str = "") -> Backend:
     if name not in known:
         raise unknown("backend", name, known, where=where)
     return known[name]
+
+
+def worker_of(case: Case) -> tuple[Placement, str]:
+    """Placement and backend of the worker that serves a case. A backend with a method `home` lets placements share one
+    (opening a GPU takes seconds): its sessions have a method `at(placement)`."""
+    name = case.implementation.backend
+    home: Callable[[Placement], Placement] | None = getattr(backend(name), "home", None)
+    return (case.placement if home is None else home(case.placement), name)
 
 
 def problem_from(kernel: str, fields: dict[str, Any]) -> Problem:

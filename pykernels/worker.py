@@ -72,6 +72,7 @@ def visit(session: Session, message: Visit) -> Reply:
     from pykernels.machine import noise
 
     case = registry.case_from_builtins(message.case)
+    session = _placed(session, case)
     implementation = Implementation(case.implementation.backend, case.implementation.isa, message.variant)
     if message.full and (wrong := _checked(session, case, implementation, verify.check_full)):
         return Reply(outcome=wrong)
@@ -87,6 +88,12 @@ def visit(session: Session, message: Visit) -> Reply:
         return Reply(outcome=outcome, conditions=conditions)
     finally:
         runner.close()
+
+
+def _placed(session: Session, case: Case) -> Session:
+    """The session as this case's placement wants it, where one worker serves several (`registry.worker_of`)."""
+    at: Callable[[Placement], Session] | None = getattr(session, "at", None)
+    return session if at is None else at(case.placement)
 
 
 def _checked(
@@ -113,14 +120,22 @@ def _timed(case: Case, runner: Runner, message: Visit) -> Outcome:
 
 
 def tune(session: Session, message: Tune) -> Reply:
-    """Seconds per call of each variant: the best of a few turns' medians, candidates interleaved."""
+    """Seconds per call of each variant: the best of a few turns' medians, candidates interleaved. A candidate that
+    refuses this problem (a library with fewer algorithms than usual) is left out, unless all do."""
     case = registry.case_from_builtins(message.case)
+    session = _placed(session, case)
     seconds: dict[str, list[float]] = {variant: [] for variant in message.variants}
     reps: dict[str, int] = {}
     for turn in range(TUNE_TURNS):
-        for variant in message.variants[:: -1 if turn % 2 else 1]:
+        for variant in list(seconds)[:: -1 if turn % 2 else 1]:
             implementation = Implementation(case.implementation.backend, case.implementation.isa, variant)
-            runner = session.prepare(case.problem, implementation)
+            try:
+                runner = session.prepare(case.problem, implementation)
+            except PykernelsError:
+                if len(seconds) == 1:
+                    raise
+                del seconds[variant]
+                continue
             try:
                 if variant not in reps:
                     reps[variant] = sampling.calibrate(runner, max(TUNE_SAMPLE_S, clock.shortest_sample_s()))
@@ -180,6 +195,8 @@ def _open(backend: Backend, message: Open) -> tuple[Session | None, Reply]:
         return None, Reply(outcome=Skipped(reason=error.message, hint=error.hint))
     except MemoryError as error:
         return None, Reply(outcome=Crashed(how="out of memory", detail=str(error)))
+    except DeviceLost as error:
+        return None, Reply(outcome=Crashed(how="device lost", detail=str(error)))
     except Exception:
         return None, Reply(outcome=Crashed(how="exception", detail=traceback.format_exc(limit=-4)))
 

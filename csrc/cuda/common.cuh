@@ -10,11 +10,12 @@
 //   arch   least compute capability times ten; put entries above 75 between #if PK_ARCH >= ... and #endif
 //   grid   SM(2, 4, 8): so many blocks per multiprocessor, each a candidate of the tuning pass; ITEMS(d, k): one block per
 //          k items of dim[d]; ONE: a single block; BLOCKS(n): n blocks
-//   flags  any of: loop (makes a.reps passes itself), L1 L2 DRAM (for working sets of this level only), ptx (its timed
+//   flags  any of: loop (makes a.reps passes itself), L1 L2 DRAM (for working sets of these levels only; no other entry is for L1), ptx (its timed
 //          path is inline PTX), cached (for end G5), persistent (for that launch path), joined by |; none
 //
 // No headers are included: NVRTC needs no include folder, and the tests build the same text as host C++ (PK_HOST), where
-// inline PTX is replaced by the scalar body beside it.
+// inline PTX is replaced by the scalar body beside it. So it is under HIP (PK_PTX 0; untested on a device): warps of 64 lanes
+// work as two halves of PK_WARP.
 #pragma once
 
 #ifdef __CUDA_ARCH__
@@ -27,6 +28,13 @@
 #define PK_PTX 0
 #else
 #define PK_PTX 1
+#endif
+
+#ifdef __HIP__
+#define __grid_constant__
+#define PK_SHUFFLE_XOR(x, d) __shfl_xor(x, d, PK_WARP)
+#else
+#define PK_SHUFFLE_XOR(x, d) __shfl_xor_sync(0xffffffffu, x, d)
 #endif
 
 typedef long long pk_int;
@@ -170,7 +178,7 @@ struct pk_max { template <class T> PK_METHOD T operator()(T x, T y) const { retu
 
 // Every lane gets the result over its group of `width` lanes (a power of two up to 32).
 template <class T, class F> PK_DEV T pk_warp_reduce(T x, F f, int width = PK_WARP) {
-  for (int d = width / 2; d > 0; d /= 2) x = f(x, __shfl_xor_sync(0xffffffffu, x, d));
+  for (int d = width / 2; d > 0; d /= 2) x = f(x, PK_SHUFFLE_XOR(x, d));
   return x;
 }
 

@@ -17,7 +17,8 @@
 
 enum { BAGS_A_BLOCK = 8, UNROLL = 4 };
 
-struct embedding {
+// FRESH: indices, offsets and weights may change while the kernel runs, so they are loaded anew for every request.
+template <bool FRESH> struct embedding_of {
   const char* table;
   const char *indices, *offsets;
   const float* weights;
@@ -26,15 +27,16 @@ struct embedding {
   const char* cached;
   pk_int bags, d, row_bytes, index_bytes, offset_bytes;
   bool mean;
-  PK_METHOD explicit embedding(const pk_args& a)
+  PK_METHOD explicit embedding_of(const pk_args& a)
       : table((const char*)a.ptr[0]), indices((const char*)a.ptr[1]), offsets((const char*)a.ptr[2]),
         weights(a.dim[9] ? (const float*)a.ptr[3] : 0), out((float*)a.ptr[4]), slots((const int*)a.ptr[PK_POINTERS - 2]),
         cached((const char*)a.ptr[PK_POINTERS - 1]), bags(a.dim[0]), d(a.dim[1]), row_bytes(a.dim[5]),
         index_bytes(a.dim[4]), offset_bytes(a.dim[6]), mean(a.dim[8] != 0) {}
   // The low half of a 64-bit index or offset says it all: tables have fewer than 2^32 rows, calls fewer lookups.
-  PK_METHOD pk_int index(pk_int i) const { return __ldg((const unsigned*)(indices + i * index_bytes)); }
-  PK_METHOD pk_int offset(pk_int i) const { return __ldg((const unsigned*)(offsets + i * offset_bytes)); }
-  PK_METHOD float weight(pk_int i) const { return weights ? __ldg(weights + i) : 1.f; }
+  PK_METHOD pk_int index(pk_int i) const { return load((const unsigned*)(indices + i * index_bytes)); }
+  PK_METHOD pk_int offset(pk_int i) const { return load((const unsigned*)(offsets + i * offset_bytes)); }
+  PK_METHOD float weight(pk_int i) const { return weights ? load(weights + i) : 1.f; }
+  template <class T> PK_METHOD static T load(const T* p) { return FRESH ? *(const volatile T*)p : __ldg(p); }
   // What a bag's sum is multiplied by.
   PK_METHOD float share(pk_int begin, pk_int end) const { return mean && end > begin ? 1.f / (float)(end - begin) : 1.f; }
   template <bool CACHED> PK_METHOD const char* row(pk_int i) const {
@@ -46,6 +48,7 @@ struct embedding {
     return table + at * row_bytes;
   }
 };
+typedef embedding_of<false> embedding;
 
 // Formats: elements a 32-bit word holds, and how they come out of it; QUANTISED rows carry scale and bias.
 struct rows_fp32 {
@@ -96,7 +99,7 @@ template <class F> PK_DEV unsigned embedding_word(const char* row, pk_int w, pk_
 }
 
 // Element `at` of a row, for rows of any length.
-template <class F> PK_DEV float embedding_element(const embedding& e, const char* row, pk_int at, pk_int bytes) {
+template <class F, class E> PK_DEV float embedding_element(const E& e, const char* row, pk_int at, pk_int bytes) {
   float x[F::PER];
   F::unpack(embedding_word<F>(row, at / F::PER, bytes), x);
   float value = x[0];
@@ -105,14 +108,14 @@ template <class F> PK_DEV float embedding_element(const embedding& e, const char
   return F::QUANTISED ? embedding_tail(row, e.row_bytes - 8) * value + embedding_tail(row, e.row_bytes - 4) : value;
 }
 
-template <class F, bool CACHED = false> PK_DEV void embedding_simple(const pk_args& a) {
-  embedding e(a);
+template <class F, bool CACHED = false, class E = embedding> PK_DEV void embedding_simple(const pk_args& a) {
+  E e(a);
   pk_int bytes = (e.d * 4 + F::PER - 1) / F::PER;  // of the values of a row
   for (pk_int o = pk_thread(); o < e.bags * e.d; o += pk_threads()) {
     pk_int bag = o / e.d, at = o % e.d, begin = e.offset(bag), end = e.offset(bag + 1);
     float sum = 0;
 #pragma unroll 1
-    for (pk_int i = begin; i < end; ++i) sum += e.weight(i) * embedding_element<F>(e, e.row<CACHED>(i), at, bytes);
+    for (pk_int i = begin; i < end; ++i) sum += e.weight(i) * embedding_element<F>(e, e.template row<CACHED>(i), at, bytes);
     e.out[o] = sum * e.share(begin, end);
   }
 }
@@ -131,7 +134,7 @@ template <int WORDS> PK_DEV void embedding_load(const char* p, unsigned* w) {
   }
 }
 
-template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const embedding& e) {
+template <class F, int WORDS, bool CACHED, class E> PK_DEV void embedding_warp_of(const E& e) {
   enum { PER = WORDS * F::PER };  // elements of the row that a lane reads
   int chunks = (int)(e.d / PER), lanes = 1;
   while (lanes < chunks && lanes < PK_WARP) lanes *= 2;
@@ -154,7 +157,7 @@ template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const e
 #pragma unroll
           for (int k = 0; k < WORDS; ++k) w[u][k] = 0;
           if (!mine || at >= end) continue;
-          const char* row = e.row<CACHED>(at);
+          const char* row = e.template row<CACHED>(at);
           embedding_load<WORDS>(row + (pk_int)chunk * WORDS * 4, w[u]);
           float weight = e.weight(at);
           if (F::QUANTISED) {
@@ -181,7 +184,7 @@ template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const e
 #pragma unroll 1
       for (int d = lanes; d < PK_WARP; d *= 2)
 #pragma unroll
-        for (int k = 0; k < PER; ++k) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], d);
+        for (int k = 0; k < PER; ++k) sum[k] += PK_SHUFFLE_XOR(sum[k], d);
       if (mine && group == 0) {
         float *out = e.out + bag * e.d + (pk_int)chunk * PER, share = e.share(begin, end);
 #pragma unroll
@@ -193,18 +196,18 @@ template <class F, int WORDS, bool CACHED> PK_DEV void embedding_warp_of(const e
 
 // 16-byte loads, or 8-byte ones where scale and bias shift every second row; words where rows allow no more, and odd shapes
 // the simple way.
-template <class F, bool CACHED> PK_DEV void embedding_warp(const pk_args& a) {
+template <class F, bool CACHED, class E = embedding> PK_DEV void embedding_warp(const pk_args& a) {
   enum { WORDS = F::QUANTISED ? 2 : 4 };
-  embedding e(a);
+  E e(a);
   if (e.row_bytes % (4 * WORDS) == 0 && e.d % (WORDS * F::PER) == 0) embedding_warp_of<F, WORDS, CACHED>(e);
   else if (!CACHED && e.row_bytes % 4 == 0 && e.d % F::PER == 0) embedding_warp_of<F, CACHED ? (int)WORDS : 1, CACHED>(e);
-  else embedding_simple<F, CACHED>(a);
+  else embedding_simple<F, CACHED, E>(a);
 }
 
 // Serves requests until 0xffffffff is written or none came for the time limit. Pointers 7 to 9: state (zeroed, in device memory),
 // request and answer (words in mapped host memory); dims 14, 15: first request number, time limit in ns. Request r uses index set
 // (r - 1) modulo the sets. Block 0 polls the host and passes the number on, every block does its bags, the last one answers. All
-// blocks must be resident: one for each multiprocessor. What lies at an address must not change while the kernel runs.
+// blocks must be resident: one for each multiprocessor. The table must not change while the kernel runs.
 template <class F> PK_DEV void embedding_serve(const pk_args& args) {
   enum { END = 0xffffffffu };
   volatile unsigned *go = (volatile unsigned*)args.ptr[7], *request = (volatile unsigned*)args.ptr[8];
@@ -224,7 +227,7 @@ template <class F> PK_DEV void embedding_serve(const pk_args& args) {
     __syncthreads();
     if (seen == END) return;
     a.ptr[1] = (char*)args.ptr[1] + (wanted - 1) % (unsigned)args.dim[7] * args.dim[3] * args.dim[4];
-    embedding_warp<F, false>(a);
+    embedding_warp<F, false, embedding_of<true>>(a);
     __threadfence_system();
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(arrived, 1u) == gridDim.x - 1) {

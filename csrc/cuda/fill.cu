@@ -76,5 +76,46 @@ PK_DEV void fill_tails(const pk_args& a) {
   }
 }
 
+// Random cycles (kernels/cycle.py): every word of a line becomes the address of the line after it in its block's cycle.
+// Operands: lines. dims: blocks, lines of a block, words of a line, mask, shift, three factors, their inverses, the term.
+struct fill_cycle {
+  fill_word n, mask, factor[3], inverse[3], term;
+  int shift;
+  PK_METHOD explicit fill_cycle(const pk_args& a)
+      : n((fill_word)a.dim[1]), mask((fill_word)a.dim[3]), term((fill_word)a.dim[11]), shift((int)a.dim[4]) {
+#pragma unroll
+    for (int i = 0; i < 3; ++i) factor[i] = (fill_word)a.dim[5 + i], inverse[i] = (fill_word)a.dim[8 + i];
+  }
+  PK_METHOD fill_word mix(fill_word x) const {
+    x = (x * factor[0] + term) & mask;
+    x = ((x ^ (x >> shift)) * factor[1]) & mask;
+    return ((x ^ (x >> shift)) * factor[2]) & mask;
+  }
+  PK_METHOD fill_word unmix(fill_word x) const {
+    x = (x * inverse[2]) & mask;
+    x = ((x ^ (x >> shift)) * inverse[1]) & mask;
+    return (((x ^ (x >> shift)) - term) * inverse[0]) & mask;
+  }
+  PK_METHOD fill_word next(fill_word line) const {
+    do line = unmix(line);
+    while (line >= n);
+    line = line + 1 == n ? 0 : line + 1;
+    do line = mix(line);
+    while (line >= n);
+    return line;
+  }
+};
+
+PK_DEV void fill_cycles(const pk_args& a) {
+  fill_cycle cycle(a);
+  pk_int lines = a.dim[1], words = a.dim[2];
+  for (pk_int j = pk_thread(); j < a.dim[0] * lines; j += pk_threads()) {
+    fill_word *block = (fill_word*)a.ptr[0] + j / lines * lines * words, *line = block + j % lines * words;
+    fill_word to = (fill_word)(block + (pk_int)cycle.next((fill_word)(j % lines)) * words);
+    for (pk_int w = 0; w < words; ++w) line[w] = to;
+  }
+}
+
 PK_ENTRY(fill, , any, plain, 75, 256, SM(8), none, (fill_words(a)))
 PK_ENTRY(fill, tails, any, plain, 75, 256, SM(8), none, (fill_tails(a)))
+PK_ENTRY(fill, cycle, any, plain, 75, 256, SM(8), none, (fill_cycles(a)))

@@ -56,4 +56,4 @@ PK_DEV void onchip_l1(const pk_args& a) {
 }
 
 PK_ENTRY(onchip, shared, fp32, plain, 75, 512, SM(1, 2), ptx, (onchip_shared(a)))
-PK_ENTRY(onchip, l1, fp32, plain, 75, 512, SM(1, 2), ptx, (onchip_l1(a)))
+PK_ENTRY(onchip, l1, fp32, plain, 75, 512, SM(1, 2), L1 | ptx, (onchip_l1(a)))

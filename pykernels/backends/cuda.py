@@ -10,6 +10,7 @@ see `ENDS`; C1 is the CPU's, see `cuda_results`. Everything that touches the dev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -38,7 +39,8 @@ class Ends(msgspec.Struct, frozen=True):
 
 
 #: G0 all in HBM; G1 indices arrive from the host; G2 results go back too; G3 table in mapped host memory; G4 in managed
-#: memory; G5 hot rows in HBM, the rest in mapped host memory ("G5:20": 20% of the rows, 10% where no number is given)
+#: memory (steady: where the calls before have moved it; cold: on the host before every call); G5 hot rows in HBM, the
+#: rest in mapped host memory ("G5:20": 20% of the rows, 10% where no number is given)
 ENDS = {
     "": Ends(), "G0": Ends(), "G1": Ends("device", True), "G2": Ends("device", True, True),
     "G3": Ends("pinned", True, True), "G4": Ends("managed", True, True), "G5": Ends("pinned", True, True, True),
@@ -138,6 +140,10 @@ class CudaBackend:
         found = candidates(case, _capability(case.placement.device))
         return tuple(name for entry in found for name in entry.variants())
 
+    def home(self, placement: Placement) -> Placement:
+        """All modes, launch paths, ends and memories of a device share a worker: opening one takes seconds."""
+        return Placement(device=placement.device)
+
     def open(self, placement: Placement, machine: Machine) -> CudaSession:
         """Open the device; raises PykernelsError with the reason where it cannot be opened."""
         return CudaSession(self.open_device(int(placement.device.partition(":")[2] or 0)), placement)
@@ -186,8 +192,17 @@ class CudaSession:
         self.arch = cuda_compile.choose_arch(device.facts.compute_capability, cuda_compile.supported_archs())
         self.scratch = device.alloc(cuda_table.SCRATCH_BYTES)
         device.fill(self.scratch, 0)
-        self._flush: Buffer | None = None
+        self._flush: list[Buffer] = []  # shared by the sessions that `at` gives, as the functions are
         self._loaded: dict[str, Any] = {}
+
+    def at(self, placement: Placement) -> CudaSession:
+        """This session for another placement on the same device."""
+        if placement == self.placement:
+            return self
+        other = copy(self)
+        other.placement = placement
+        other.ends, other.cached_percent = ends_of(placement)
+        return other
 
     def prepare(self, problem: Problem, implementation: Implementation) -> Runner:
         """Operands in their places, filled; the kernel compiled, loaded and run once."""
@@ -239,9 +254,9 @@ class CudaSession:
 
     def flush_buffer(self) -> Buffer:
         """A buffer of twice the L2, made when the first cold case needs it."""
-        if self._flush is None:
-            self._flush = self.device.alloc(2 * (self.device.facts.l2_bytes or 1 << 26))
-        return self._flush
+        if not self._flush:
+            self._flush.append(self.device.alloc(2 * (self.device.facts.l2_bytes or 1 << 26)))
+        return self._flush[0]
 
     def facts(self, entry: cuda_table.Entry | None) -> dict[str, Any]:
         """What every record of this device keeps."""
@@ -250,6 +265,7 @@ class CudaSession:
             "gpu": device.name, "compute_capability": device.compute_capability, "sms": device.sms,
             "driver": device.driver, "runtime": device.runtime, "l2_bytes": device.l2_bytes,
         }  # fmt: skip
+        found |= {"arch": self.arch, "nvrtc": cuda_compile.nvrtc_version()}
         if entry is not None:
             cubin = self.cubin(entry.source)
             figures = cubin.figures.get(entry.symbol, cuda_compile.Figures())
@@ -287,6 +303,8 @@ def sensor_facts(readings: Mapping[str, gpus.Reading]) -> dict[str, Any]:
         found["other_processes"] = after.others
     if before.energy_j is not None and after.energy_j is not None:
         found["energy_j"] = after.energy_j - before.energy_j
+    else:
+        found["no_energy"] = after.missing or "NVML has no energy counter of this device"
     return {key: value for key, value in found.items() if value not in (None, [])}
 
 

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 Memory = Literal["device", "pinned", "pageable", "managed", "peer"]
 
 #: runtime statuses after which every call in the process fails (driver_types.h)
-STICKY = frozenset({46, 101, 201, 214, 219, 220, 226, *range(700, 703), 709, *range(713, 722), 999})
+STICKY = frozenset({201, 214, 219, 220, 226, *range(700, 703), 709, *range(713, 722), 999})
 OUT_OF_MEMORY = frozenset({2})
 _SENTENCES = {
     35: "the NVIDIA driver is older than the CUDA runtime in use",
     36: "the NVIDIA driver is older than the CUDA runtime in use",
-    46: "the GPU is in use by another process in exclusive mode",
+    46: "the GPU is in use by another process in exclusive mode, or not available to this one",
     100: "the driver sees no device",
+    101: "the driver has no device of that number, or none that can do this",
     209: "the device cannot run this cubin",
     218: "the driver refuses the PTX or cubin (older than the toolkit?)",
     222: "the driver is older than the compiler that made this code",
@@ -187,6 +188,7 @@ class CupyDevice:
                 pointer = int(self._rt.hostAlloc(size, self._rt.hostAllocMapped | self._rt.hostAllocPortable))
                 return Buffer(pointer, nbytes, memory, pointer)
             if memory == "managed":
+                self._check_migration()
                 if size > self.free_memory():
                     raise MemoryError(f"{nbytes} bytes of managed memory are more than the device has free")
                 pointer = int(self._rt.mallocManaged(size))
@@ -195,6 +197,11 @@ class CupyDevice:
                 return Buffer(self._alloc_on_peer(size), nbytes, memory)
         array = np.empty(size, np.uint8)
         return Buffer(array.ctypes.data, nbytes, memory, array.ctypes.data, array)
+
+    def _check_migration(self) -> None:
+        """Managed memory moves ahead of its use only where both sides may use it at once: not under WSL, for one."""
+        if not self._rt.deviceGetAttribute(self._rt.cudaDevAttrConcurrentManagedAccess, self._index):
+            raise PykernelsError("managed memory cannot be migrated ahead of its use here (WSL, or an old GPU)")
 
     def lock(self, buffer: Buffer) -> None:
         """Page-lock host memory that somebody else owns."""

@@ -10,10 +10,11 @@ import numpy as np
 from pykernels.backends import cuda_table
 from pykernels.backends.base import Runner
 from pykernels.backends.cuda_driver import Buffer, Memory
-from pykernels.backends.cuda_operands import fill_operand
+from pykernels.backends.cuda_operands import fill_operand, host_copy
 from pykernels.backends.cuda_persistent import Mailbox
 from pykernels.backends.cuda_requests import native_driver
 from pykernels.backends.cuda_runner import Spans
+from pykernels.backends.cuda_table import Entry
 from pykernels.errors import PykernelsError
 from pykernels.kernels import dtypes
 from pykernels.machine.gpu import Reading
@@ -93,7 +94,7 @@ class LinkRunner:
 
     def _read(self, role: str) -> dict[str, Array]:
         chosen = [operand for operand in self.problem.operands() if operand.role == role]
-        return {o.name: self.device.read(self.buffers[o.name], dtypes.storage("fp32"), o.shape) for o in chosen}
+        return {o.name: host_copy(self.device, self.buffers[o.name], dtypes.storage("fp32"), o.shape) for o in chosen}
 
     def poison(self) -> None:
         """Targets to NaN; managed memory is its own source and stays."""
@@ -172,6 +173,7 @@ class _NoOperands:
     """The part of a runner that a request without operands has."""
 
     session: CudaSession
+    entry: Entry
     timed_by = ""
 
     def inputs(self) -> Mapping[str, Array]:
@@ -186,8 +188,8 @@ class _NoOperands:
         """Nothing to poison."""
 
     def facts(self) -> dict[str, Any]:
-        """Device, and what timed the requests: Python adds a microsecond or more to each."""
-        return self.session.facts(None) | {"timed_by": self.timed_by}
+        """Device, cubin, and what timed the requests: Python adds a microsecond or more to each."""
+        return self.session.facts(self.entry) | {"timed_by": self.timed_by}
 
 
 class LaunchRunner(_NoOperands):

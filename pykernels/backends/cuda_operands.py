@@ -8,13 +8,14 @@ operands; most kernels here cover all of them in one launch, which is then so ma
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pykernels.backends.cuda_driver import Buffer, Memory
+from pykernels.backends.cuda_driver import Buffer, Device, Memory
 from pykernels.backends.cuda_table import POINTERS
 from pykernels.kernels import dtypes, random
+from pykernels.kernels.cycle import Cycle
 from pykernels.kernels.random import _BITS as BITS
 from pykernels.model import Operand, Problem, Recipe
 from pykernels.units import format_size
@@ -26,6 +27,67 @@ Array = np.ndarray[Any, Any]
 
 #: kernels whose launch covers every part of the operands
 WHOLE = ("stream", "gemv", "softmax")
+
+
+#: seconds to read one row by itself, and bytes a second of all rows at once into fresh memory
+ROW_S, WHOLE_BPS = 12e-6, 3e9
+#: an operand is not read before it is looked at from this size on
+LAZY_BYTES = 32 << 20
+
+
+class DeviceArray:
+    """An array that stays on the device until it is looked at: `a[rows]` with a list of rows reads those rows, where
+    that is quicker; whatever else is asked of it reads all of it, once. A check of 256 results out of a table of
+    gigabytes reads thousands of rows in place of the table."""
+
+    def __init__(self, device: Device, buffer: Buffer, dtype: Any, shape: tuple[int, ...]) -> None:
+        self._device, self._buffer, self.dtype, self.shape = device, buffer, np.dtype(dtype), shape
+        self._all: Array | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Array:
+        listed = isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.ndim == 1
+        if self._all is None and listed and len(rows) * ROW_S < self._buffer.nbytes / WHOLE_BPS:
+            return self._listed(rows)
+        found: Array = self.__array__()[rows]
+        return found
+
+    def _listed(self, rows: Array) -> Array:
+        """Rows one by one, each once."""
+        wanted, places = np.unique(rows, return_inverse=True)
+        if len(wanted) and not 0 <= int(wanted[0]) <= int(wanted[-1]) < len(self):
+            raise IndexError(f"row {wanted[0]} or {wanted[-1]} is outside of {len(self)}")
+        row_bytes = self._buffer.nbytes // max(1, len(self))
+        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        for at, row in enumerate(wanted.tolist()):
+            found[at] = self._device.read(self._buffer.part(row * row_bytes, row_bytes), self.dtype, self.shape[1:])
+        return found[places]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self._all is None:
+            self._all = self._device.read(self._buffer, self.dtype, self.shape)
+        return self._all if dtype is None else self._all.astype(dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__array__(), name)
+
+
+def host_copy(device: Device, source: Buffer, dtype: Any, shape: tuple[int, ...]) -> Array:
+    """What a buffer holds: the host's own memory as it lies there, what is large when it is looked at, else a copy."""
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    if source.host and source.memory != "managed":  # the host reading managed memory would move it
+        device.synchronize()
+        count = math.prod(shape) * np.dtype(dtype).itemsize
+        seen: Array = device.host_view(source)[:count].view(dtype).reshape(shape)
+        return seen
+    if source.nbytes < LAZY_BYTES:
+        return device.read(source, dtype, shape)
+    return cast(Array, DeviceArray(device, source, dtype, shape))
 
 
 class Operands:
@@ -106,8 +168,8 @@ class Operands:
         return buffers[name].part(turn % sets * size, size)
 
     def read(self, *roles: str) -> dict[str, Array]:
-        """Host copies; inputs are read once, since no call changes them."""
-        found = {}
+        """Host copies, large ones read when they are looked at; inputs are read once, since no call changes them."""
+        found: dict[str, Array] = {}
         for operand in self.operands:
             if operand.role not in roles:
                 continue
@@ -116,7 +178,7 @@ class Operands:
                 continue
             source = self.buffers[operand.name]
             shape = dtypes.stored_shape(operand.shape, operand.dtype)
-            found[operand.name] = self.device.read(source, dtypes.storage(operand.dtype), shape)
+            found[operand.name] = host_copy(self.device, source, dtypes.storage(operand.dtype), shape)
             if operand.role == "in":
                 self._copies[operand.name] = found[operand.name]
         return found
@@ -148,10 +210,13 @@ class Operands:
         if recipe.distribution == "host":
             self.device.write(buffer, self.problem.host_input(operand.name))
             return
-        if recipe.distribution == "cycle":
-            self.device.write(buffer, random.array(operand))
-            return
         fill_operand(self.session, operand, buffer)
+
+    def send_home(self) -> None:
+        """Queue the way back to the host for what is managed, so that the next call has to fetch it."""
+        for buffer in self.buffers.values():
+            if buffer.memory == "managed":
+                self.device.prefetch(buffer, False)
 
     def close(self) -> None:
         """Give everything back."""
@@ -161,8 +226,12 @@ class Operands:
 
 
 def fill_operand(session: CudaSession, operand: Operand, buffer: Buffer) -> None:
-    """Queue the fill of a buffer by an operand's recipe, which must not be `host`."""
+    """Queue the fill of a buffer by an operand's recipe, which must not be `host`. Words of a cycle are addresses."""
     recipe = operand.recipe
+    if recipe.distribution == "cycle":
+        dims = [*operand.shape, *Cycle(operand.shape[1], recipe.seed).constants()]
+        session.launch("fill", "any", [buffer.pointer], dims, op="cycle")
+        return
     if recipe.distribution == "quantized":
         _fill_quantised(session, operand, buffer)
         return

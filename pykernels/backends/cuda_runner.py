@@ -43,6 +43,7 @@ class Spans:
         self.session, self.device = session, session.device
         self.flag = self.device.alloc(256, "pinned")
         self.word = self.device.host_view(self.flag)[:4].view(np.uint32)
+        self.overran = 0
         self.pairs = 2 * max(1024, self.device.facts.sms)
         self.tables = [self.device.alloc(self.pairs * 8) for _ in range(2)]
         self.word[0] = 1
@@ -57,11 +58,13 @@ class Spans:
         self.session.launch("clock", "none", [self.tables[which].pointer], [])
 
     def device_time(self, body: Callable[[], None], operations: int) -> tuple[float, float]:
-        """(seconds, GHz or 0) of what `body` queues."""
+        """(seconds, GHz or 0) of what `body` queues. A gate whose time ran out before all was queued lets the host's
+        time into the span: `overran` counts those."""
         for table in self.tables:
             self.device.fill(table, 0)
         gated = operations <= GATED_OPERATIONS
         self.device.synchronize()
+        closed = time.perf_counter()
         if gated:
             self.word[0] = 0
             self._gate()
@@ -73,17 +76,22 @@ class Spans:
             self._clock(1)
         finally:
             self.word[0] = 1
+        self.overran += gated and time.perf_counter() - closed > 0.9e-9 * GATE_LIMIT_NS
         seconds = self.device.elapsed(start, stop)
         return seconds, self._ghz() if seconds >= CLOCK_SPAN_S else 0.0
 
-    def host_time(self, body: Callable[[], None], calls: int) -> float:
-        """Seconds per call of `calls` calls, each waited for."""
-        self.device.synchronize()
-        started = time.perf_counter()
+    def host_time(self, body: Callable[[], None], calls: int, before: Callable[[], None] | None = None) -> float:
+        """Seconds per call of `calls` calls, each waited for; what `before` queues first is not counted."""
+        total = 0.0
         for _ in range(calls):
+            if before is not None:
+                before()
+            self.device.synchronize()
+            started = time.perf_counter()
             body()
             self.device.synchronize()
-        return (time.perf_counter() - started) / calls
+            total += time.perf_counter() - started
+        return total / calls
 
     def _ghz(self) -> float:
         """Median over multiprocessors of cycles over nanoseconds between the two tables."""
@@ -119,6 +127,7 @@ class KernelRunner:
         self._turn = 0  # calls made: rotating operands are at this one's set
         self._requests: Requests | None = None
         self._latency: dict[str, Any] = {}
+        self._energy: dict[str, float] = {}
         try:
             if session.ends.cached:
                 self.hot = HotRows(self.operands, session.cached_percent)
@@ -162,7 +171,7 @@ class KernelRunner:
         launches = max(1, round(reps / self.each))
         samples = Samples(samples_s=[], reps=launches * self.each)
         if mode == "sustained" and "before" not in self._readings:
-            self._load_for(SUSTAIN_S)
+            self._energy = self._load_for(SUSTAIN_S)
         self._readings.setdefault("before", self.device.sensors())
         if mode in ("closed", "open"):
             samples.samples_s = samples.host_s = self._request_samples(reps, count)
@@ -174,7 +183,9 @@ class KernelRunner:
             samples.samples_s.append(seconds / samples.reps)
             samples.clock_ghz.append(ghz)
             if not self.entry.loops:
-                samples.host_s.append(self.spans.host_time(self._call, min(launches, HOST_CALLS)) / self.each)
+                before = self._chill if mode == "cold" else None
+                waited = self.spans.host_time(self._call, min(launches, HOST_CALLS), before)
+                samples.host_s.append(waited / self.each)
         self._readings["after"] = self.device.sensors()
         return samples
 
@@ -186,11 +197,12 @@ class KernelRunner:
         return [float(self._requests.closed(reps).mean()) * 1e-9 for _ in range(count)]
 
     def facts(self) -> dict[str, Any]:
-        """Device, cubin, geometry, sensors, latencies, G5's hit share."""
+        """Device, cubin, geometry, sensors, energy of a call under sustained load, latencies, G5's hit share."""
         from pykernels.backends.cuda import sensor_facts
 
         found = self.session.facts(self.entry) | sensor_facts(self._readings) | self._latency
         found |= {"grid": self.geometry.grid, "block": self.geometry.block, "symbol": self.entry.symbol}
+        found |= self._energy | ({"gate_overran": self.spans.overran} if self.spans.overran else {})
         if self.hot is not None:
             found |= {"cached_rows": self.hot.rows, "hit_share": self.hot.hit_share}
         return found
@@ -260,19 +272,28 @@ class KernelRunner:
 
     def _cold(self, reps: int) -> tuple[float, float]:
         """Total device time of `reps` calls, each after the L2 was overwritten."""
-        flush, total, ghz = self.session.flush_buffer(), 0.0, 0.0
+        total, ghz = 0.0, 0.0
         for _ in range(reps):
-            self.device.fill(flush, 0x5A)
+            self._chill()
             seconds, ghz = self.spans.device_time(self._call, 1)
             total += seconds
         return total, ghz
 
-    def _load_for(self, seconds: float) -> None:
-        """Keep the device busy, so that power and clocks settle."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def _chill(self) -> None:
+        """Overwrite the L2; a managed table goes home to the host first."""
+        self.operands.send_home()
+        self.device.fill(self.session.flush_buffer(), 0x5A)
+
+    def _load_for(self, seconds: float) -> dict[str, float]:
+        """Keep the device busy, so that power and clocks settle; the energy of a call meanwhile, where it is counted
+        (the counter moves some ten times a second)."""
+        calls, started, before = 0, time.monotonic(), self.device.sensors().energy_j
+        while time.monotonic() < started + seconds:
             if self.entry.loops:
                 self._launch(GRAPH_NODES)
             else:
                 self._calls(GRAPH_NODES)
             self.device.synchronize()
+            calls += GRAPH_NODES * self.each
+        after = self.device.sensors().energy_j
+        return {} if before is None or after is None else {"joules_per_call": (after - before) / calls}

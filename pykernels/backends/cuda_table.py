@@ -91,10 +91,13 @@ def entries(folder: Path | None = None) -> tuple[Entry, ...]:
 
 
 def find(kernel: str, op: str, dtype: str, level: str = "") -> tuple[Entry, ...]:
-    """Entries for one (kernel, op, dtype), without those that are for working sets of another level."""
+    """Entries for one (kernel, op, dtype), without those that are for working sets of another level; only an entry that
+    says so is for L1, which every multiprocessor has for itself."""
     named = [entry for entry in entries() if (entry.kernel, entry.op, entry.dtype) == (kernel, op, dtype)]
     levels = {"L1", "L2", "DRAM"}
-    return tuple(entry for entry in named if not level or not entry.flags & levels or level in entry.flags)
+    return tuple(
+        entry for entry in named if not level or level in entry.flags or not (entry.flags & levels or level == "L1")
+    )
 
 
 def split_variant(variant: str) -> tuple[str, int]:

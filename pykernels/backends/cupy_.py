@@ -102,8 +102,7 @@ class CupyLibrary:
             raise PykernelsError(f"CuPy cannot be imported: {error}", hint="pykernels check") from error
         self.cp = cupy
         with translated(f"gpu:{index}"):
-            cupy.cuda.Device(index).use()
-            cupy.cuda.set_allocator(None)  # no pool: out of memory shows where it happens
+            cupy.cuda.Device(index).use()  # with its memory pool, as its users have it: temporaries cost no allocation
 
     def to_device(self, array: np.ndarray[Any, Any]) -> Any:
         """A copy on the device."""
@@ -133,6 +132,11 @@ class CupyLibrary:
     def facts(self) -> dict[str, Any]:
         """Versions."""
         return {"cupy": self.cp.__version__, "runtime": self.cp.cuda.runtime.runtimeGetVersion()}
+
+    def release(self) -> None:
+        """Free what the memory pool keeps."""
+        with translated("free"):
+            self.cp.get_default_memory_pool().free_all_blocks()
 
 
 class CupySession:

@@ -5,6 +5,7 @@ What CuPy and Numba CUDA share: filling, copies back, poison, spans by the libra
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pykernels.backends.cuda_operands import calls_of_launch
+from pykernels.backends.native_memory import Buffers, nbytes
 from pykernels.errors import PykernelsError
 from pykernels.kernels import dtypes
 from pykernels.kernels import random as inputs
@@ -21,6 +23,8 @@ from pykernels.model import Case, Machine, Operand, Problem, Samples, Skipped
 
 Array = np.ndarray[Any, Any]
 HOST_CALLS = 8
+#: operands from this size on are filled by the native generator
+NATIVE_BYTES = 16 << 20
 
 
 class Library(Protocol):
@@ -31,6 +35,7 @@ class Library(Protocol):
     def synchronize(self) -> None: ...
     def span(self, body: Callable[[], None]) -> float: ...
     def facts(self) -> dict[str, Any]: ...
+    def release(self) -> None: ...
 
 
 class ArrayRunner:
@@ -98,8 +103,9 @@ class ArrayRunner:
         return self.library.facts()
 
     def close(self) -> None:
-        """Drop the arrays."""
+        """Drop the arrays, and what the library keeps of their memory."""
         self.arrays, self._sets = {}, []
+        self.library.release()
 
 
 def host_array(problem: Problem, operand: Operand) -> Array:
@@ -109,7 +115,30 @@ def host_array(problem: Problem, operand: Operand) -> Array:
         array = np.empty(shape, dtypes.storage(operand.dtype))
         array.view(np.uint8)[...] = 0xFF if operand.dtype in dtypes.ROUNDOFF else 0xA5
         return array
-    return problem.host_input(operand.name) if operand.recipe.distribution == "host" else inputs.array(operand)
+    if operand.recipe.distribution == "host":
+        return problem.host_input(operand.name)
+    large = nbytes(operand) >= NATIVE_BYTES and operand.recipe.distribution != "cycle"
+    return _filled(operand) if large else inputs.array(operand)
+
+
+def _filled(operand: Operand) -> Array:
+    """A large operand's contents by the native generator, on all CPUs: NumPy would take a minute for some gigabytes."""
+    import os
+
+    from pykernels import _core
+
+    recipe, quantised = operand.recipe, operand.recipe.distribution == "quantized"
+    low, high = (0.0, 256.0) if quantised else (recipe.low, recipe.high)
+    arena, count = _core.Arena(nbytes(operand), True, -1), math.prod(operand.shape)
+    team = _core.Team(sorted(os.sched_getaffinity(0)))
+    try:
+        team.fill(arena, 0, count, operand.dtype, recipe.distribution != "uniform", recipe.seed, low, high)
+    finally:
+        team.close()
+    array = Buffers(None, arena, {operand: (arena, 0)}).view(operand)
+    if quantised:
+        inputs.write_row_tails(array, recipe)
+    return array
 
 
 def skip(name: str, module: str, known: bool, case: Case, machine: Machine) -> Skipped | None:
@@ -130,6 +159,8 @@ def skip(name: str, module: str, known: bool, case: Case, machine: Machine) -> S
         return Skipped(reason=f"{name} is measured steady, with everything in device memory")
     if device.memory_bytes and case.problem.working_set() > device.memory_bytes:
         return Skipped(reason=f"its operands are beyond the memory of {device.name}")
+    if case.problem.figure().level == "L1":
+        return Skipped(reason=f"{name} cannot hold a working set in the L1 of each multiprocessor")
     return None if known else Skipped(reason=f"{name} has no {case.problem.kernel} of this kind")
 
 

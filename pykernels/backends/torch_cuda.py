@@ -112,6 +112,11 @@ class TorchLibrary:
         """Versions."""
         return {"torch": self.torch.__version__, "runtime": self.torch.version.cuda or ""}
 
+    def release(self) -> None:
+        """Free what torch's allocator keeps."""
+        if self.on_gpu:
+            self.torch.cuda.empty_cache()
+
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """Out of memory as MemoryError; another error of the device ends this process's use of it."""
         try:

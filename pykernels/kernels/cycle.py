@@ -32,6 +32,11 @@ class Cycle:
         self._inverses = [_U(pow(number | 1, -1, 2**64)) for number in numbers[:3]]
         self._term = _U(numbers[3])
 
+    def constants(self) -> list[int]:
+        """Mask, shift, three factors, their inverses and the term, as signed 64-bit numbers."""
+        found = [self._mask, self._shift, *self._factors, *self._inverses, self._term]
+        return [int(word) for word in np.array(found, _U).view(np.int64)]
+
     def at(self, positions: Any) -> Array:
         """Lines at these positions."""
         return self._walk(positions, self._mix)

@@ -173,7 +173,7 @@ def _rows_in_level(
 ) -> tuple[int, tuple[int, ...]]:
     """(batch, rows): a table that lies, with indices and output, well inside a level. Every thread reads all of it, so
     a private level holds it whole."""
-    total = space.level_bytes(level) // (space.threads if level in ("L1", "L2") else 1)
+    total = space.level_bytes(level) // (space.threads if level in space.private else 1)
     bag = tables * (pooling * index_bytes + index_bytes + 4 * dim)
     batch = batch or max(1, min(BATCH, int(SIDE_SHARE * total / bag)))
     room = total - math.ceil(batch * bag) - index_bytes

@@ -117,7 +117,7 @@ def build(values: Mapping[str, Any], space: Space) -> Gather:
     if not text:
         level = level or "DRAM"
     total = space.size(text) if text else space.level_bytes(level)
-    if level in ("L1", "L2"):
+    if level in space.private:
         total //= space.threads
     rows = max(1, min(total // row, 2**31 - 1))
     lookups = space.threads * max(1, min(rows, CALL_BYTES // row))

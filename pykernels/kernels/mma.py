@@ -17,7 +17,9 @@ from pykernels.kernels.random import values as random_values
 from pykernels.model import Family, Figure, Key, Operand, Problem, Recipe, Space, Tolerance, Traffic
 
 COLUMNS, CHAINS = 8, 4
-TILES, DEPTH = 1 << 16, 256
+#: tiles a multiprocessor: a multiple of what 1, 2 or 3 blocks of 8 warps take at a time, and few, so that the results
+#: weigh little
+TILES, DEPTH = 48 * 4, 512
 #: dtype -> (storage of the inputs, accumulator)
 TYPES = {
     "fp64": ("fp64", "fp64"), "tf32": ("fp32", "fp32"), "fp16": ("fp16", "fp32"), "bf16": ("bf16", "fp32"),
@@ -32,7 +34,7 @@ class Mma(Problem, frozen=True, kw_only=True):
 
     m: int
     k: int
-    tiles: int = TILES
+    tiles: int = TILES * 132
     depth: int = DEPTH
 
     def params(self) -> dict[str, str]:
@@ -137,7 +139,7 @@ def build(values: Mapping[str, Any], space: Space) -> Mma:
     """The dtype's only shape, its largest, or its smallest where `shape` says so."""
     shapes = SHAPES[values["dtype"]]
     m, k = shapes[0] if values["shape"] == "small" else shapes[-1]
-    return Mma(dtype=values["dtype"], m=m, k=k)
+    return Mma(dtype=values["dtype"], m=m, k=k, tiles=TILES * space.threads)
 
 
 FAMILY = Family(

@@ -98,6 +98,14 @@ THROTTLES = {
 }  # fmt: skip
 
 
+def _parent(process: int) -> int:
+    """The parent of a process, 0 where it cannot be read."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the sensors say now; None where one is absent or not permitted, `missing` why all are. Energy counts from
     the driver's start."""
@@ -151,11 +159,14 @@ class Sensors:
         )
 
     def others(self) -> int:
-        """Compute processes of other programs on the device, as far as this process may see them."""
+        """Compute processes of other programs on the device: neither this one nor its siblings, the other workers of a
+        run. 0 in a container, where NVML's numbers of processes are the host's and name nobody here."""
         import os
 
-        processes = self._call("nvmlDeviceGetComputeRunningProcesses") or []
-        return sum(process.pid != os.getpid() for process in processes)
+        processes = {process.pid for process in self._call("nvmlDeviceGetComputeRunningProcesses") or []}
+        if os.getpid() not in processes:  # it computes here, so they are numbers of another namespace
+            return 0
+        return sum(_parent(number) != os.getppid() for number in processes - {os.getpid()})
 
     def _call(self, function: str, *arguments: int) -> Any:
         try:

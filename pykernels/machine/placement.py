@@ -16,6 +16,9 @@ FALLBACK_LLC = 64 * MIB
 #: Assumed of a GPU that is not there, so that a plan can list the cases it skips.
 FALLBACK_GPU = Gpu(index=0, name="", memory_bytes=80 * GIB, sms=132, l2_bytes=50 * MIB)
 
+#: Bytes well inside the L1 of every multiprocessor since 2018 (32 KiB at least beside shared memory)
+GPU_L1 = 16 * KIB
+
 LEVELS = ("L1", "L2", "L3", "DRAM")
 _RELATIVE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(%\s*memory|L[1-4]|DRAM|[A-Za-z]+)\s*$")
 
@@ -121,6 +124,8 @@ class MachineSpace:
     states no caches, FALLBACK counts and `assumed` is true.
     """
 
+    private: tuple[str, ...] = ("L1", "L2")
+
     def __init__(self, machine: Machine, device: str = "cpu", threads: int = 1, dram_factor: float = 8.0) -> None:
         self.machine = machine
         self.device = device
@@ -200,11 +205,13 @@ class MachineSpace:
 class GpuSpace:
     """Sizes on a GPU (model.Space); `threads` is its number of multiprocessors.
 
-    Working sets over the whole GPU: L2 3/8 of it (it is two partitions: half of it is where the second begins); DRAM
+    Working sets over the whole GPU: L1 16 KiB a multiprocessor; L2 3/8 of it (it is two partitions: half of it is where
+    the second begins); DRAM
     `dram_factor` L2s but 256 MiB at least, at most 25% of its memory. A GPU that is not there is FALLBACK_GPU.
     """
 
-    levels = ("L2", "DRAM")
+    levels = ("L1", "L2", "DRAM")
+    private: tuple[str, ...] = ("L1",)
 
     def __init__(self, machine: Machine, device: str = "gpu:0", dram_factor: float = 8.0) -> None:
         number = device.removeprefix("gpu:")
@@ -221,6 +228,8 @@ class GpuSpace:
 
     def level_bytes(self, level: str) -> int:
         """Working set that lies well inside `level`; raises NoSuchLevel for one that is not listed in `levels`."""
+        if level == "L1":
+            return GPU_L1 * self.threads
         if level == "L2":
             return self.llc_bytes * 3 // 8 // KIB * KIB
         if level == "DRAM":
@@ -233,8 +242,8 @@ class GpuSpace:
         if match and match[2].endswith("memory") and "%" in match[2]:
             nbytes = int(float(match[1]) / 100 * self.memory)
         elif match and match[2] in FALLBACK:
-            if match[2] not in self.levels:
-                raise NoSuchLevel(f'size "{text}": "{self.device}" has {", ".join(self.levels)}')
+            if match[2] != "L2":  # no driver states how much of a multiprocessor's memory is its L1
+                raise NoSuchLevel(f'size "{text}": of the caches of "{self.device}" only its L2 has a stated size')
             nbytes = int(float(match[1]) * self.llc_bytes)
         else:
             nbytes = parse_size(text)

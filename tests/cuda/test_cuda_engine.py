@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_gpu import FACTS, FakeDevice, Script
 
+from pykernels import worker
 from pykernels.backends import cuda, cuda_driver
 from pykernels.backends.cuda import CudaSession
 from pykernels.errors import DeviceLost, PykernelsError
@@ -28,7 +32,7 @@ from pykernels.model import (
     Skipped,
 )  # fmt: skip
 from pykernels.registry import case_to_builtins
-from pykernels.worker import Tune, Visit, answer
+from pykernels.worker import Open, Tune, Visit, answer
 
 Opener = Callable[..., CudaSession]
 COPY = Stream(op="copy", n=1000, dtype="fp32")
@@ -68,6 +72,44 @@ def test_a_tuning_pass_ranks_the_candidates(fake_session: Opener) -> None:
     session = fake_session(Script(launch_s=lambda symbol, launch: 1e-5 if "b16" in symbol else 2e-5))
     reply = answer(session, Tune(case_to_builtins(case(variant="")), ["b4:4", "b16:4"]))
     assert reply.seconds == pytest.approx({"b4:4": 2e-5, "b16:4": 1e-5})
+
+
+def test_a_candidate_that_refuses_leaves_the_others(fake_session: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = fake_session()
+    prepare = session.prepare
+
+    def refusing(problem: Problem, implementation: Implementation) -> Any:
+        if implementation.variant != "b16:4":
+            raise PykernelsError("the library offers one algorithm for this product")
+        return prepare(problem, implementation)
+
+    monkeypatch.setattr(session, "prepare", refusing)
+    reply = answer(session, Tune(case_to_builtins(case(variant="")), ["b4:4", "b16:4", "flat16"]))
+    assert list(reply.seconds) == ["b16:4"]
+    reply = answer(session, Tune(case_to_builtins(case(variant="")), ["b4:4", "flat16"]))
+    assert isinstance(reply.outcome, Skipped)
+    assert "one algorithm" in reply.outcome.reason
+
+
+def test_a_gate_that_ran_out_is_in_the_record(fake_session: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = runner_of(fake_session())
+    runner.sample(2, 1)
+    assert "gate_overran" not in runner.facts()
+    monkeypatch.setattr("pykernels.backends.cuda_runner.GATE_LIMIT_NS", 0)
+    runner.sample(2, 3)
+    assert runner.facts()["gate_overran"] == 3
+
+
+def test_energy_of_a_call_under_sustained_load(fake_session: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pykernels.backends.cuda_runner.SUSTAIN_S", 0.02)
+    script = Script(reading=lambda now: Reading(energy_j=500 * now), launch_s=lambda symbol, launch: 1e-3)
+    runner = runner_of(fake_session(script, mode="sustained"))
+    runner.sample(2, 1)
+    assert runner.facts()["joules_per_call"] == pytest.approx(0.5, rel=0.01)
+    assert "no_energy" not in runner.facts()
+    without = runner_of(fake_session(mode="sustained"))
+    without.sample(2, 1)
+    assert without.facts()["no_energy"] == "NVML has no energy counter of this device"
 
 
 def test_every_buffer_is_given_back(fake_session: Opener) -> None:
@@ -121,7 +163,11 @@ def test_cold_overwrites_twice_the_l2_before_every_call(fake_session: Opener) ->
     device.log.clear()
     samples = runner.sample(4, 1)
     assert session.flush_buffer().nbytes == 2 * FACTS.l2_bytes
-    assert device.log.count("fill") == 3 * 4  # the flush and the two clock tables
+    assert (
+        device.log.count("fill") == 3 * 4 + 4
+    )  # a flush and two clock tables for the device's time, a flush for the host's
+    launches = [i for i, what in enumerate(device.log) if what == "stream__copy__fp32__b16"]
+    assert all("fill" in device.log[before:after] for before, after in zip([0, *launches], launches, strict=False))
     assert samples.samples_s == pytest.approx([5e-6])
 
 
@@ -224,7 +270,7 @@ class CudaError(RuntimeError):
     ("status", "kind", "says"),
     [
         (2, MemoryError, "cudaError 2"), (700, DeviceLost, "700"), (719, DeviceLost, "719"),
-        (46, DeviceLost, "another process"),
+        (46, PykernelsError, "another process"), (101, PykernelsError, "no device of that number"),
         (35, PykernelsError, "older than the CUDA runtime"), (218, PykernelsError, "older than the toolkit"),
         (100, PykernelsError, "sees no device"), (1, CudaError, "cudaError 1"),
     ],
@@ -275,6 +321,34 @@ def test_sensors_never_raise() -> None:
     assert (broken.read(), broken.reason) == (Reading(missing="NVML: no permission"), "NVML: no permission")
     partial = Sensors("0000:00:00.0", PartialNvml()).read()
     assert partial == Reading(power_w=350.0, throttle=("software power cap", "software thermal slowdown"))
+
+
+def test_other_processes_are_neither_this_one_nor_its_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def others(*numbers: int) -> int:
+        nvml = PartialNvml()
+        nvml.nvmlDeviceGetComputeRunningProcesses = lambda handle: [SimpleNamespace(pid=n) for n in numbers]  # type: ignore[attr-defined]
+        return Sensors("0000:00:00.0", nvml).read().others
+
+    with subprocess.Popen(["sleep", "9"]) as sibling:
+        monkeypatch.setattr(os, "getppid", lambda: os.getpid())  # its parent is ours
+        assert others(os.getpid(), sibling.pid) == 0
+        monkeypatch.undo()
+        assert others(os.getpid(), sibling.pid, 999_999_999) == 2
+        assert others(111, 222) == 0  # a container: none of these numbers is this process
+        sibling.kill()
+
+
+@pytest.mark.parametrize(("status", "says"), [(46, "another process in exclusive mode"), (719, "cudaError 719")])
+def test_a_device_that_cannot_be_opened_is_a_sentence(status: int, says: str) -> None:
+    def refuse(index: int) -> FakeDevice:
+        with cuda_driver.translated(f"gpu:{index}"):
+            raise CudaError(status)
+        raise AssertionError
+
+    session, reply = worker._open(cuda.CudaBackend(refuse), Open("cuda", Placement(device="gpu:0"), MACHINE))
+    assert session is None
+    assert says in str(reply.outcome)
+    assert "Traceback" not in str(reply.outcome)
 
 
 def test_conditions_take_the_facts(fake_session: Opener) -> None:

@@ -73,6 +73,16 @@ def test_chase(fake_session: Opener, lines: int) -> None:
         check(fake_session(), problem, variant)
 
 
+def test_a_line_of_a_chase_holds_the_address_of_the_next(fake_session: Opener) -> None:
+    problem = Chase(dtype="int64", lines=100, steps=7, units=3)
+    runner = fake_session().prepare(problem, Implementation("cuda", "", "ca"))
+    base = runner.operands.buffers["lines"].pointer  # type: ignore[attr-defined]
+    steps = runner.inputs()["lines"].astype(np.int64) - base
+    expected = pk_random.array(problem.operands()[0]) + 100 * np.arange(3)[:, None, None]
+    np.testing.assert_array_equal(steps // 64, expected)
+    runner.close()
+
+
 def test_a_chase_goes_on_where_it_ended(fake_session: Opener) -> None:
     problem = Chase(dtype="int64", lines=100, steps=7)
     runner = fake_session().prepare(problem, Implementation("cuda", "", "cg"))

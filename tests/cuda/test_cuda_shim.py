@@ -49,6 +49,22 @@ def test_shared_memory_does_not_outlive_a_block(bad: Path) -> None:
     assert 7 not in seen.tolist()
 
 
+def test_no_kernel_needs_ptx_or_a_name_that_hip_lacks(tmp_path: Path) -> None:
+    """What a HIP compiler would see, through the shim: no GPU of AMD's was at hand."""
+    every = tmp_path / "every.cpp"
+    for source in sorted(sources().glob("*.cu")):
+        every.write_text(f'#include "cuda_host.h"\n#include "{source}"\n')
+        flags = ["-D__HIP__", "-fsyntax-only", *host_build.FLAGS, f"-I{host_build.SHIM}", f"-I{sources()}"]
+        done = subprocess.run(["g++", *flags, str(every)], capture_output=True, text=True)
+        assert done.returncode == 0, f"{source.name}: {done.stderr[-2000:]}"
+        # and its preprocessed text has no inline PTX
+        text = subprocess.run(
+            ["g++", "-E", "-P", "-D__HIP__", f"-I{host_build.SHIM}", str(every)], capture_output=True, text=True
+        )
+        kernels = text.stdout[text.stdout.index("pk_int") :]
+        assert "asm" not in kernels, source.name
+
+
 def _sanitizer() -> str:
     """The library to preload, or "" where the compiler has none."""
     if shutil.which("g++") is None:

@@ -106,6 +106,8 @@ class NumpyLibrary:
     def facts(self) -> dict[str, str]:
         return {"library": "numpy"}
 
+    def release(self) -> None: ...
+
 
 PROBLEMS = [
     *[Stream(op=op, n=1001, dtype=dtype) for op in ("copy", "triad", "store") for dtype in ("fp64", "fp32")],

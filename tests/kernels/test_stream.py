@@ -18,6 +18,8 @@ class Sizes:
 
     threads = 2
 
+    private = ("L1", "L2")
+
     def level_bytes(self, level: str) -> int:
         return {"L1": 32768, "L2": 786432, "L3": 8 << 20, "DRAM": 256 << 20}[level]
 

@@ -230,9 +230,11 @@ def test_sizes_on_a_gpu(machines: dict[str, Machine]) -> None:
     assert space.size("0.5 L2") == 25 * MIB
     with pytest.raises(UsageError, match=r"beyond memory: \"gpu:1\" has 80 GiB"):
         space.size("100 GiB")
-    for ask in (lambda: space.size("4 L3"), lambda: space.level_bytes("L1")):
-        with pytest.raises(NoSuchLevel, match=r"has L2, DRAM"):
-            ask()
+    assert space.level_bytes("L1") == 132 * 16 * 1024
+    with pytest.raises(NoSuchLevel, match=r"only its L2 has a stated size"):
+        space.size("0.4 L1")
+    with pytest.raises(NoSuchLevel, match=r"has L1, L2, DRAM"):
+        space.level_bytes("L3")
     assert GpuSpace(machine, "gpu:0").assumed
     with pytest.raises(UsageError, match='unknown device "gpux"'):
         space_for(machine, "gpux")

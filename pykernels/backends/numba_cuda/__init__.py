@@ -116,6 +116,10 @@ class NumbaLibrary:
         """Versions."""
         return {"numba": self.version}
 
+    def release(self) -> None:
+        """Free what was dropped: numba keeps it until there is enough of it."""
+        self._guarded(lambda: self.cuda.current_context().deallocations.clear())
+
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """Out of memory as MemoryError; any other error of the driver ends this process's use of the device."""
         try:

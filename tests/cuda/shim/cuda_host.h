@@ -19,7 +19,9 @@
 #define __host__
 #define __forceinline__ inline
 #define __restrict__
+#ifndef __HIP__
 #define __grid_constant__
+#endif
 #define __launch_bounds__(...)
 #define __shared__ __attribute__((section("pk_shared"))) static
 
@@ -163,7 +165,11 @@ template <class T> inline T __shfl_sync(unsigned, T v, int lane, int width = 32)
   int self = threadIdx.x % 32;
   return host::exchange(v, self / width * width + lane % width);
 }
+#ifdef __HIP__  // what HIP names otherwise, and nothing that it lacks
+template <class T> inline T __shfl_xor(T v, int mask, int) { return host::exchange(v, int(threadIdx.x % 32) ^ mask); }
+#else
 template <class T> inline T __shfl_xor_sync(unsigned, T v, int mask) { return host::exchange(v, int(threadIdx.x % 32) ^ mask); }
+#endif
 template <class T> inline T __shfl_down_sync(unsigned, T v, int delta) {
   int self = threadIdx.x % 32;
   return host::exchange(v, self + delta < 32 ? self + delta : self);
@@ -181,4 +187,7 @@ inline float __expf(float x) { return expf(x); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline long long pk_host_now() { timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ll + t.tv_nsec; }
+#ifdef __HIP__
+inline long long wall_clock64() { return pk_host_now() / 10; }
+#endif
 inline long long clock64() { return pk_host_now(); }
