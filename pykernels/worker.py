@@ -25,8 +25,8 @@ from pykernels.model import Case, Conditions, Crashed, Implementation, Machine, 
 
 #: turns of the tuning pass, and samples of each candidate in a turn
 TUNE_TURNS, TUNE_SAMPLES = 3, 3
-#: least length of such a sample
-TUNE_SAMPLE_S = 1e-3
+#: least length of such a sample, and the longest warming up before the first
+TUNE_SAMPLE_S, TUNE_WARM_S = 1e-3, 0.5
 
 
 class Open(msgspec.Struct, tag="open", tag_field="op"):
@@ -139,6 +139,7 @@ def tune(session: Session, message: Tune) -> Reply:
             try:
                 if variant not in reps:
                     reps[variant] = sampling.calibrate(runner, max(TUNE_SAMPLE_S, clock.shortest_sample_s()))
+                    sampling.warm_up(runner, reps[variant], TUNE_WARM_S, time.monotonic)
                 seconds[variant].append(median(runner.sample(reps[variant], TUNE_SAMPLES).samples_s))
             finally:
                 runner.close()

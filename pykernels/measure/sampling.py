@@ -22,12 +22,16 @@ CONTENDED = 0.98
 CLEAN_SHARE = 0.5
 #: a visit among contended samples may last this many times its budget
 PATIENCE = 3
+#: warming up goes on while a batch is faster than the one before it by more than this, for so many budgets at most
+WARMER, WARM_BUDGETS = 0.1, 10
+#: samples of a batch; of calls that last longer than the whole budget, a visit takes so many, one by one
+BATCH, FEW = 5, 3
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Aim of a visit: samples of about `sample_s` (at least 1,000 clock steps), `visit_s` in all, stop early once the
-    median is known to `target` (relative half width, within this visit only). Where fewer than `min_samples` were
-    clean by then, the visit goes on for up to PATIENCE times as long."""
+    """Aim of a visit: samples of about `sample_s` (at least 1,000 clock steps), `visit_s` in all after warming up, stop
+    early once the median is known to `target` (relative half width, within this visit only). Where fewer than
+    `min_samples` were clean by then, the visit goes on for up to PATIENCE times as long."""
 
     sample_s: float = 1e-3
     visit_s: float = 0.08
@@ -48,24 +52,43 @@ def calibrate(runner: Runner, sample_s: float) -> int:
     return reps
 
 
+def warm_up(runner: Runner, reps: int, limit_s: float, clock: Callable[[], float]) -> None:
+    """Run on until a batch is no longer clearly faster than the one before: the first turns over a large table wait
+    for the translations of its pages, for tenths of a second."""
+    before, started = math.inf, clock()
+    while clock() - started < limit_s:
+        now = median(runner.sample(reps, 3).samples_s)
+        if now > (1 - WARMER) * before:
+            return
+        before = now
+
+
 def collect(
     runner: Runner, settings: Settings, *, clock: Callable[[], float] = time.monotonic, step_s: float | None = None
 ) -> Measured | Disturbed:
-    """Calibrate, then sample in batches until the target, the budget (seconds of `clock`) or the maximum is reached.
+    """Calibrate, warm up, then sample in batches until the target, the budget (seconds of `clock`) or the maximum is
+    reached. Calls that last longer than the budget are sampled FEW times.
 
     `step_s` is the step of the clock that times the samples, this machine's by default: samples last 1,000 of them."""
-    reps = calibrate(runner, max(settings.sample_s, shortest_sample_s(step_s)))
+    shortest_s = max(settings.sample_s, shortest_sample_s(step_s))
+    reps = calibrate(runner, shortest_s)
+    least, batch = settings.min_samples, BATCH
+    if reps == 1 and runner.sample(1, 1).samples_s[0] > settings.visit_s:
+        least, batch = min(FEW, least), 1
+    else:
+        warm_up(runner, reps, WARM_BUDGETS * settings.visit_s, clock)
+        reps = calibrate(runner, shortest_s)
     samples = Samples(samples_s=[], reps=reps)
     started = clock()
     stop = "max_samples"
     while len(samples.samples_s) < settings.max_samples:
-        _extend(samples, runner.sample(reps, min(5, settings.max_samples - len(samples.samples_s))))
-        if len(samples.samples_s) < settings.min_samples:
+        _extend(samples, runner.sample(reps, min(batch, settings.max_samples - len(samples.samples_s))))
+        if len(samples.samples_s) < least:
             continue
         if relative_half_width(samples) <= settings.target:
             stop = "target"
             break
-        patience = 1 if sum(clean_mask(samples)) >= settings.min_samples else PATIENCE
+        patience = 1 if sum(clean_mask(samples)) >= least else PATIENCE
         if clock() - started >= settings.visit_s * patience:
             stop = "budget"
             break

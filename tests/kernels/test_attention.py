@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native_case import implementations, levels, session, wrong
 
-from pykernels.analysis.wall import transformer
+from pykernels.analysis.wall import survey, transformer
 from pykernels.errors import UsageError
 from pykernels.kernels.attention import FAMILY, Attention, build
 from pykernels.model import Case, Implementation, Placement
@@ -157,9 +157,9 @@ def test_ids_and_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", transformer.printed_values(), ids=lambda row: f"{row.model}-{row.seq}-{row.operator}-{row.quantity}"
+    "row", survey.printed_values(), ids=lambda row: f"{row.model}-{row.seq}-{row.operator}-{row.quantity}"
 )
-def test_the_survey_counting_reproduces_its_tables(row: transformer.Printed) -> None:
+def test_the_survey_counting_reproduces_its_tables(row: survey.Printed) -> None:
     """2k - 1 a dot product between activations, a byte an element: to every printed digit, or a named reason."""
     assert row.agrees or row.reason
 

@@ -75,3 +75,33 @@ def test_bad_row_bytes_are_refused(row_bytes: object) -> None:
 def test_level_and_size_together_are_refused() -> None:
     with pytest.raises(UsageError, match="both level"):
         build({"op": "gather", "row_bytes": 64, "level": "L2", "size": "1 MiB"}, Sizes())
+
+
+def test_skewed_rows_of_several_tables() -> None:
+    """Hot rows repeat, each table's lookups stay among its rows, and lookups of a size share the filled table."""
+    values = {"op": "gather", "row_bytes": 128, "size": "1 MiB", "tables": 4, "indices": {"zipf": 1.05, "seed": 7}}
+    problem = build(values, Sizes())
+    assert problem.params() == {"row_bytes": "128", "size": "1 MiB", "zipf": "1.05", "tables": "4"}
+    assert problem.operands()[0].shared
+    assert not build({"op": "gather", "row_bytes": 128, "level": "L2"}, Sizes()).operands()[0].shared
+    drawn = problem.host_input("indices")
+    assert drawn.shape == (problem.sets, problem.lookups)
+    tables = drawn.reshape(problem.sets, 4, -1) // (problem.rows // 4)
+    assert (tables == np.arange(4)[None, :, None]).all()
+    assert len(np.unique(drawn[0])) < 0.5 * problem.lookups
+    assert problem.traffic().compulsory < 0.6 * problem.traffic().requested
+    for implementation in implementations(problem.small(), levels()[-1]):
+        assert wrong(problem.small(), implementation, 2) is None, implementation
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"level": "L2", "indices": {"zipf": 1.0}}, "and a size"),
+        ({"size": "1 MiB", "indices": {"reuse": "meta2021"}}, "and a size"),
+        ({"size": "1 MiB", "tables": 0}, "tables = 0"),
+    ],
+)
+def test_skew_that_no_ceiling_has(more: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        build({"op": "gather", "row_bytes": 128, **more}, Sizes())

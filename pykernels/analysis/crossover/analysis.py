@@ -115,8 +115,22 @@ def _too_few(name: str, found: list[list[Point]], sides: Sides) -> str:
         return (
             f'axis "{name}" needs a model of the GPU side: give --against SLUG, or --modelled with a recorded GPU run'
         )
+    if name == "threads" and (reason := _few_threads(sides, most)):
+        return reason
     return (
         f'axis "{name}" has at most {most} cells of one workload, and needs {LEAST_CELLS}; measure more: {RECSYS}-full'
+    )
+
+
+def _few_threads(sides: Sides, most: int) -> str:
+    """Why a machine with few cores has no axis of threads; "" where it has cores enough."""
+    machine = sides.machines[sides.cpu[0].run]
+    cores = len(machine.cores)
+    if cores >= 2 ** (LEAST_CELLS - 1) or most >= LEAST_CELLS:
+        return ""
+    return (
+        f'axis "threads" has {most} cell{"s" * (most != 1)} of one workload and needs {LEAST_CELLS} (1, 2, 4 and 8 '
+        f"threads): this machine has {cores} core{'s' * (cores != 1)}"
     )
 
 
@@ -326,6 +340,9 @@ def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
     compared = {point.cpu.load for point in points}
     left = {cell.load for cell in sides.cpu if not cell.refused} - compared
     notes = []
+    teams = {point.threads for point in points}
+    if 1 < len(teams) < LEAST_CELLS and (reason := _few_threads(sides, len(teams))):
+        notes.append(reason)
     if sides.source == "cross-machine" and len({machine.id for machine in sides.machines}) == 1:
         notes.append("pairs of launches: one machine, but the sides come from two run files")
     if left:

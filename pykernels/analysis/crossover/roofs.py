@@ -16,6 +16,8 @@ from pykernels.units import RATE_UNITS
 
 #: a call of so few lookups costs the call itself, whatever it gathers: the floor of a CPU's time roof
 FLOOR_LOOKUPS = 16
+#: a measured gather judges loads whose Zipf exponent is this near, and whose tables are within this factor of its own
+SAME_SKEW, SAME_SIZE = 0.01, 4.0
 #: levels in order from the core outwards; a GPU's own memory counts as the last
 ORDER = ("L1", "L2", "L3", "LLC", "DRAM", "HBM")
 
@@ -31,6 +33,8 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     value: float
     row_bytes: float = 0.0
+    table: float = 0.0  # bytes gathered from
+    zipf: float = 0.0  # skew of the gathered rows
 
 
 def ceilings_of(records: Iterable[Record]) -> list[Ceiling]:
@@ -38,7 +42,7 @@ def ceilings_of(records: Iterable[Record]) -> list[Ceiling]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         wanted = record.figure.ceiling and record.figure.kind in ("bandwidth", "rate", "link", "launch")
-        if (wanted or record.kernel == KERNEL) and isinstance(record.outcome, Measured | Disturbed):
+        if (wanted or record.kernel in (KERNEL, "gather")) and isinstance(record.outcome, Measured | Disturbed):
             groups.setdefault(record.case_id, []).append(record)
     found: list[Ceiling] = []
     for group in groups.values():
@@ -72,6 +76,8 @@ def _ceiling(record: Record, seconds: float) -> list[Ceiling]:
     )
     if record.kernel == "gather":
         op = "gather"
+        place |= {"table": float(record.working_set), "zipf": float(record.params.get("zipf", "0"))}
+        place["level"] = figure.level or "DRAM"  # of a size that a sweep gives: far beyond the caches
     first = Ceiling(kind=figure.kind, op=op, value=rate, row_bytes=row, **place)
     if op != "gather" or not row or figure.unit not in RATE_UNITS:
         return [first]
@@ -121,18 +127,39 @@ def device_of(ceilings: Sequence[Ceiling], cell: Cell, machine: Machine) -> tupl
 
 
 def _levels(mine: Sequence[Ceiling], cell: Cell, machine: Machine) -> tuple[Level, ...]:
-    found = []
+    """The levels that hold the cell's table, each with its two ceilings; one alone where a gather of the same skew was
+    measured, in which the caches have caught what they can."""
     gathers = [c for c in mine if c.op == "gather"]
+    load = cell.load
+    if skewed := [c for c in gathers if c.zipf and abs(c.zipf - load.zipf) < SAME_SKEW]:
+        near = _nearest(skewed, load.table_bytes)
+        if max(near[0].table, load.table_bytes) <= SAME_SIZE * min(near[0].table, load.table_bytes):
+            return (_level(near[0].level, near, math.inf),)
+    gathers = [c for c in gathers if not c.zipf]
     present = sorted({c.level for c in gathers}, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-    for name in present:
-        bandwidth = max((c.value for c in gathers if c.level == name and c.kind == "bandwidth"), default=0.0)
-        rate = max((c.value for c in gathers if c.level == name and c.kind == "rate"), default=0.0)
-        if bandwidth or rate:
-            found.append((name, rate or math.inf, bandwidth or math.inf))
-    return tuple(
-        Level(name, math.inf if k + 1 == len(found) else capacity(machine, cell, name), rate, bandwidth)
-        for k, (name, rate, bandwidth) in enumerate(found)
-    )
+    found = []
+    for k, name in enumerate(present):
+        last = k + 1 == len(present)
+        of_level = [c for c in gathers if c.level == name]
+        found.append(
+            _level(name, _nearest(of_level, load.table_bytes), math.inf)
+            if last
+            else _level(name, of_level, capacity(machine, cell, name))
+        )
+    return tuple(level for level in found if not (math.isinf(level.row_rate) and math.isinf(level.bandwidth)))
+
+
+def _nearest(gathers: Sequence[Ceiling], table_bytes: float) -> list[Ceiling]:
+    """Of gathers from tables of several sizes those nearest to `table_bytes`, on the log scale."""
+    best = min(gathers, key=lambda c: abs(math.log((c.table or table_bytes) / table_bytes)))
+    return [c for c in gathers if abs(c.table - best.table) <= 0.01 * best.table]
+
+
+def _level(name: str, gathers: Sequence[Ceiling], size: float) -> Level:
+    """Both ceilings of a level, over all row sizes; infinite where none was measured."""
+    bandwidth = max((c.value for c in gathers if c.kind == "bandwidth"), default=0.0)
+    rate = max((c.value for c in gathers if c.kind == "rate"), default=0.0)
+    return Level(name, size, rate or math.inf, bandwidth or math.inf)
 
 
 def capacity(machine: Machine, cell: Cell, level: str) -> float:

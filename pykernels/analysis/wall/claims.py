@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from pykernels.analysis.wall import data, memory, precision, sparsity, transformer, trends
+from pykernels.analysis.wall import data, memory, precision, sparsity, survey, transformer, trends
 from pykernels.analysis.wall.measured import BreakEven, LeftOfRidge, MeasuredGain
 from pykernels.analysis.wall.predict import Ratio, shape_holds
 from pykernels.analysis.wall.roofs import Estimate, Place, based
@@ -164,8 +164,8 @@ def _same_flops(_: Found) -> Answer:
     return here, "computed", "yes" if max(map(abs, fewer)) < 0.3 else "no", why
 
 
-def _totals(seq: int) -> tuple[transformer.Count, transformer.Count]:
-    base, large = (transformer.survey(transformer.PRESETS[name], seq)["total"] for name in ("bert-base", "gpt2"))
+def _totals(seq: int) -> tuple[survey.Count, survey.Count]:
+    base, large = (survey.survey(transformer.PRESETS[name], seq)["total"] for name in ("bert-base", "gpt2"))
     return base, large
 
 

@@ -149,8 +149,8 @@ def _predicted_gain(fast: Record, slow: Record, place: Place | None) -> float | 
 def _roofline_seconds(record: Record, place: Place | None) -> float | None:
     if place is None:
         return None
-    dtype = "int8" if record.dtype == "int4" else record.dtype
-    peak = place.peak(dtype)
+    weight_only = record.kernel == "gemv" and record.dtype in ("int8", "int4")  # unpacked and multiplied in fp32
+    peak = place.peak("fp32" if weight_only else record.dtype)
     memory = place.bandwidth(place.level_of(record.working_set), record.dtype, reads=True)
     if peak is None or memory is None:
         return None

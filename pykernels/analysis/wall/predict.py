@@ -6,7 +6,8 @@ Prediction of an operator, after the time-based roofline (Wang et al. arXiv:2009
     floor
 
 Weights and KV cache are used once per pass over the model, so they lie where ALL weights (and the cache) fit; an
-operator's activations were written just before, so they lie where one call's own footprint fits.
+operator's activations were written just before, so they lie where one call's own footprint fits. An operator that is
+timed alone, layer after layer, comes back to its own weights sooner: its own prediction has them where they alone fit.
 
 **Record shape of the measured chain.** Kernel `layer`; `params` are
 - `model`: name of the configuration (`bert-base`, `gpt2`);
@@ -27,13 +28,13 @@ import msgspec
 
 from pykernels.analysis.wall.measured import seconds_by_case
 from pykernels.analysis.wall.roofs import Estimate, Place, longest
+from pykernels.analysis.wall.survey import published_latency
 from pykernels.analysis.wall.transformer import (
     OPERATORS,
     Config,
     Operation,
     kv_cache_bytes,
     ours,
-    published_latency,
     weight_bytes,
 )
 from pykernels.model import Record
@@ -60,7 +61,8 @@ class OperatorTime(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """Predicted latency of a model at one sequence length, batch, dtype and placement."""
+    """Predicted latency of a model at one sequence length, batch, dtype and placement. `operators` in the chain, whose
+    sum is the total; `alone` as they are when nothing but one of them runs."""
 
     model: str
     kind: str
@@ -72,6 +74,7 @@ class Prediction(msgspec.Struct, frozen=True):
     operators: tuple[OperatorTime, ...]
     total: Estimate
     notes: tuple[str, ...] = ()
+    alone: tuple[OperatorTime, ...] = ()
 
 
 class Unpredicted(msgspec.Struct, frozen=True):
@@ -100,10 +103,15 @@ def predict(
     resident = weight_bytes(config, dtype) + cached
     operations = ours(config, seq, batch=batch, dtype=dtype, fused=fused)
     times = tuple(_operator(op, place, dtype, resident) for op in operations)
+    passes = seq if config.kind == "decoder" else 1
+    alone = tuple(
+        _operator(op, place, dtype, op.weight_bytes / passes + (cached if op.kv_bytes else 0.0)) for op in operations
+    )
     total = sum((time.seconds for time in times), Estimate(0, 0, 0))
     return Prediction(
-        config.name, config.kind, seq, batch, dtype, place.device, place.threads, times, total, _notes(place, resident)
-    )
+        config.name, config.kind, seq, batch, dtype, place.device, place.threads, times, total,
+        _notes(place, resident), alone,
+    )  # fmt: skip
 
 
 def _notes(place: Place, resident: float) -> tuple[str, ...]:
@@ -224,11 +232,11 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(prediction: Prediction, measured: Measured, config: Config, *, fused: bool = True) -> list[Comparison]:
-    """Every operator that was measured, then the total."""
+    """Every operator that was measured, as it is alone, then the total."""
     operations = {op.name: op for op in ours(config, prediction.seq, batch=prediction.batch, dtype=prediction.dtype,
                                               fused=fused)}  # fmt: skip
     found = []
-    for time in prediction.operators:
+    for time in prediction.alone:
         if time.name in measured.operators:
             seconds = measured.operators[time.name].value
             relative = time.seconds.value / seconds - 1

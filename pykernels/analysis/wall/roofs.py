@@ -73,6 +73,8 @@ def based(roof: Roof) -> Estimate:
     return Estimate(roof.value * factor, roof.low * factor, roof.high * factor, parts)
 
 
+#: share of a cache up to which a working set lies well inside it
+NEAR = 0.75
 LEVELS = ("L1", "L2", "L3", "DRAM", "HBM")
 #: what a read-mostly stream is judged against, best match first
 READS = ("load", "read", "triad", "copy")
@@ -140,13 +142,14 @@ class Place(msgspec.Struct):
         return found
 
     def level_of(self, nbytes: float) -> str:
-        """The innermost level that holds a working set."""
+        """The innermost level that holds a working set with room to spare: what comes round again in turn, near the
+        size of a cache, has been replaced by then."""
         outermost = "DRAM"
-        return next((level for level, size in self.capacity() if nbytes <= size), outermost)
+        return next((level for level, size in self.capacity() if nbytes <= NEAR * size), outermost)
 
     def straddles(self, nbytes: float) -> str:
         """Name of the level whose capacity a working set is near (3/4 to 4 times): there no single roof is right."""
-        return next((level for level, size in reversed(self.capacity()) if 0.75 * size <= nbytes <= 4 * size), "")
+        return next((level for level, size in reversed(self.capacity()) if NEAR * size <= nbytes <= 4 * size), "")
 
 
 def places(roofs: Iterable[Roof], machine: Machine) -> list[Place]:

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykernels.analysis.wall import survey as s
 from pykernels.analysis.wall import transformer as t
 from pykernels.errors import UsageError
 
-VALUES = t.printed_values()
+VALUES = s.printed_values()
 EXACT = [v for v in VALUES if v.agrees]
 DIFFER = [v for v in VALUES if not v.agrees]
 
@@ -19,15 +20,15 @@ def test_how_many_published_values_there_are() -> None:
 
 
 @pytest.mark.parametrize("value", EXACT, ids=lambda v: f"{v.model}-{v.seq}-{v.operator}-{v.quantity}-{v.source[-2:]}")
-def test_survey_rule_reproduces_the_printed_digits(value: t.Printed) -> None:
-    counts = t.survey(t.PRESETS[t.PRINTED_NAMES[value.model]], value.seq)[value.operator]
+def test_survey_rule_reproduces_the_printed_digits(value: s.Printed) -> None:
+    counts = s.survey(t.PRESETS[s.PRINTED_NAMES[value.model]], value.seq)[value.operator]
     got = {"flops": counts.flops / 1e9, "mops": counts.bytes / 1e9, "intensity": counts.intensity}[value.quantity]
     digits = len(value.printed.partition(".")[2])
     assert abs(got - float(value.printed)) <= 0.51 * 10**-digits
 
 
 @pytest.mark.parametrize("value", DIFFER, ids=lambda v: f"{v.model}-{v.seq}-{v.operator}-{v.quantity}-{v.source[-2:]}")
-def test_every_published_value_that_differs_has_a_reason(value: t.Printed) -> None:
+def test_every_published_value_that_differs_has_a_reason(value: s.Printed) -> None:
     assert value.reason
     far = abs(value.computed / float(value.printed) - 1) > 0.02
     rounded = value.reason.startswith("last digit")
@@ -44,11 +45,11 @@ def test_bert_large_bars_have_the_smaller_feed_forward() -> None:
     assert len(bars) == 6
     # `other` is fitted for ffn = 4 hidden; the matrix products alone decide these bars
     for bar in bars:
-        assert t.agrees_to_printed_digits(bar.printed, t.survey(smaller, bar.seq)["total"].flops / 1e9)
+        assert s.agrees_to_printed_digits(bar.printed, s.survey(smaller, bar.seq)["total"].flops / 1e9)
 
 
 def test_published_latency_shape() -> None:
-    found = t.published_latency()
+    found = s.published_latency()
     assert list(found) == [128, 256, 512, 1024, 2048, 4096]
     assert found[512] == max(found.values()) == 67
     assert [round(value, 1) for value in found.values()] == [45.0, 46.5, 67.0, 47.4, 38.6, 27.9]
@@ -66,7 +67,7 @@ def test_our_count_agrees_with_the_surveys_flops() -> None:
     for name in ("bert-base", "bert-large", "gpt2"):
         for seq in (128, 512, 4096):
             config = t.PRESETS[name]
-            mine, theirs = t.total(t.ours(config, seq)).flops, t.survey(config, seq)["total"].flops
+            mine, theirs = t.total(t.ours(config, seq)).flops, s.survey(config, seq)["total"].flops
             assert mine == pytest.approx(theirs, rel=0.02)
 
 
@@ -96,7 +97,7 @@ def test_bytes_add_up(config: t.Config, seq: int, batch: int, dtype: str, fused:
     assert whole.bytes == pytest.approx(whole.weight_bytes + whole.activation_bytes + whole.kv_bytes)
     passes = seq if config.kind == "decoder" else 1
     assert whole.weight_bytes == pytest.approx(passes * t.weight_bytes(config, dtype))
-    counts = t.survey(config, seq)
+    counts = s.survey(config, seq)
     assert counts["total"].bytes == pytest.approx(sum(c.bytes for n, c in counts.items() if n != "total"))
 
 
@@ -110,7 +111,7 @@ def test_monotone_in_sequence_and_batch(config: t.Config, seq: int, batch: int, 
     assert wider.flops > here.flops
     assert wider.bytes > here.bytes
     assert wider.weight_bytes == here.weight_bytes  # the batch shares the weights
-    assert t.survey(config, seq + 2)["total"].flops > t.survey(config, seq)["total"].flops
+    assert s.survey(config, seq + 2)["total"].flops > s.survey(config, seq)["total"].flops
 
 
 @given(config=configs, seq=st.integers(1, 2048), dtype=dtypes)
