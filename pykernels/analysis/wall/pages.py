@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from pykernels.analysis.wall import claims, measured, memory, predict, survey, transformer, trends
+from pykernels.analysis.wall import claims, measured, memory, predict, transformer, trends
+from pykernels.analysis.wall import survey as published
 from pykernels.analysis.wall.measured import Timed
 from pykernels.analysis.wall.roofs import Estimate, Place, Roof, based, places
 from pykernels.analysis.wall.transformer import PRESETS, Config
@@ -121,12 +122,12 @@ class Model(msgspec.Struct):
     seq: int
     batch: int
     dtype: str
-    survey: dict[str, survey.Count]
+    survey: dict[str, published.Count]
     ours: list[transformer.Operation]
     unfused_bytes: float
     weight_bytes: float
     kv_cache_bytes: float
-    misprints: list[survey.Printed]
+    misprints: list[published.Printed]
     predictions: list[predict.Prediction | predict.Unpredicted] = []
     comparisons: list[predict.Comparison] = []
     latencies: list[Latency] = []
@@ -147,12 +148,12 @@ def model_page(
         seq,
         batch,
         dtype,
-        survey.survey(config, seq),
+        published.survey(config, seq),
         [*operations, transformer.total(operations)],
         transformer.total(loose).bytes,
         transformer.weight_bytes(config, dtype),
         transformer.kv_cache_bytes(config, seq, batch, dtype),
-        [p for p in survey.printed_values() if not p.agrees and _is(p.model, config)],
+        [p for p in published.printed_values() if not p.agrees and _is(p.model, config)],
     )
     page.ratios = predict.ratios((PRESETS["gpt2"], PRESETS["bert-base"]), None, [])
     if found is None:
@@ -172,7 +173,7 @@ def model_page(
 
 
 def _is(printed: str, config: Config) -> bool:
-    return survey.PRINTED_NAMES[printed] == config.name
+    return published.PRINTED_NAMES[printed] == config.name
 
 
 def reference_place(found: Iterable[Place]) -> Place | None:

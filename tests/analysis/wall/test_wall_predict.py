@@ -87,11 +87,28 @@ def test_without_the_roof_there_is_no_prediction(exact: Place) -> None:
 
 
 def test_a_small_model_is_predicted_from_the_cache(exact: Place) -> None:
-    tiny = msgspec.structs.replace(GPT2, layers=1, name="tiny")  # 28 MB of weights, within 32 MiB of L3
+    tiny = msgspec.structs.replace(GPT2, layers=1, ffn=1536, name="tiny")  # 19 MB of weights, well within 32 MiB of L3
     found = predict.predict(tiny, 16, exact)
     assert isinstance(found, predict.Prediction)
     assert found.operators[0].bound == "L3"
+
+
+def test_weights_that_just_fit_a_cache_are_gone_when_their_turn_comes(exact: Place) -> None:
+    tight = msgspec.structs.replace(GPT2, layers=1, name="tight")  # 28 MB of weights
+    found = predict.predict(tight, 16, exact)
+    assert isinstance(found, predict.Prediction)
+    assert found.operators[0].bound == "DRAM"
     assert any("near the size of L3" in note for note in found.notes)
+
+
+def test_an_operator_alone_finds_its_own_weights_in_the_cache(exact: Place) -> None:
+    """In the chain all layers' weights pass between two uses of a matrix; alone, one operator's."""
+    two = msgspec.structs.replace(GPT2, layers=2, name="two")  # 57 MB of weights, 4.7 MB of them in `out`
+    found = predict.predict(two, 16, exact)
+    assert isinstance(found, predict.Prediction)
+    chained, alone = (next(t for t in times if t.name == "out") for times in (found.operators, found.alone))
+    assert (chained.bound, alone.bound) == ("DRAM", "L3")
+    assert alone.seconds.value < chained.seconds.value
 
 
 def test_a_model_larger_than_memory_is_predicted_and_refused(exact: Place) -> None:
