@@ -16,8 +16,24 @@ from pykernels.model import Case, Family, Implementation, Machine, Placement, Pr
 from pykernels.sweep import PLACE_KEYS, Sweep
 from pykernels.units import DTYPE_BYTES
 
-#: seconds, measured on small servers: a worker's start, a visit's fixed cost, and bytes per second of fill and check
-WORKER_S, VISIT_S, PREPARE_BPS, PASS_BPS = 0.35, 0.03, 2e9, 8e9
+
+class Costs(msgspec.Struct, frozen=True):
+    """What a plan expects of a device: seconds of a worker's start, of a visit beside its samples, of preparing a
+    candidate of the tuning pass, and bytes per second of fill and check, and of a pass."""
+
+    worker_s: float
+    visit_s: float
+    tune_s: float
+    prepare_bps: float
+    pass_bps: float
+
+
+#: of CPUs as measured on small servers; of GPUs assumed, until one is at hand: libraries of arrays fill on the host, and
+#: what crosses the link is slower than what does not
+CPU = Costs(0.35, 0.03, 0.02, 2e9, 8e9)
+GPU = Costs(3.0, 0.12, 0.1, 2e10, 1e12)
+GPU_ARRAYS = Costs(3.0, 0.2, 0.1, 1e9, 1e12)
+LINK_BPS = 1e10
 #: bytes per second of inputs that NumPy computes (index streams, and their statistics)
 HOST_BPS = 25e6
 #: 5,000 requests in a closed loop, or that and Poisson arrivals at rising loads; slower calls are left out at once
@@ -39,10 +55,12 @@ class Plan(msgspec.Struct, kw_only=True):
     def estimate_s(self) -> float:
         """Seconds the whole plan is expected to take."""
         shared: dict[tuple[Placement, str], int] = {}  # of each worker: filled once, lent to all
+        starts: dict[tuple[Placement, str], float] = {}
         for case in self.cases:
-            place = (case.placement, case.implementation.backend)
-            shared[place] = max(shared.get(place, 0), _shared_bytes(case.problem))
-        each = len(shared) * WORKER_S + sum(shared.values()) / PREPARE_BPS
+            place, costs = registry.worker_of(case), costs_of(case)
+            shared[place] = max(shared.get(place, 0), _shared_bytes(case))
+            starts[place] = costs.worker_s + shared[place] / costs.prepare_bps
+        each = sum(starts.values())
         return each * (self.sweep.launches + 1) + sum(case_seconds(case, self.sweep) for case in self.cases)
 
     def visits(self) -> list[tuple[int, int, Case]]:
@@ -60,13 +78,14 @@ class Plan(msgspec.Struct, kw_only=True):
 
 def case_seconds(case: Case, sweep: Sweep) -> float:
     """Expected seconds of all visits of a case, its tuning pass included."""
-    operands = case.problem.operands()
-    nbytes = case.problem.working_set() - _shared_bytes(case.problem)
+    operands, costs = case.problem.operands(), costs_of(case)
+    nbytes = case.problem.working_set() - _shared_bytes(case)
     host = sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in operands if o.recipe.distribution == "host")
-    prepare = nbytes / PREPARE_BPS + host / HOST_BPS
+    prepare = nbytes / costs.prepare_bps + host / HOST_BPS
     traffic = case.problem.traffic().requested
-    one_pass = traffic / PASS_BPS
-    visit = VISIT_S + prepare + max(sweep.visit_s / 2, 12 * one_pass)
+    one_pass = traffic / costs.pass_bps
+    visit = costs.visit_s + prepare + max(sweep.visit_s / 2, 12 * one_pass)
+    visit += {"sustained": 1.0, "burst": 0.3}.get(case.placement.mode, 0.0)
     if mode := REQUESTS.get(case.placement.mode):
         requests = mode * max(one_pass, 5e-6)
         visit += requests if requests < REQUESTS_S[case.placement.mode] else 0.0
@@ -74,12 +93,25 @@ def case_seconds(case: Case, sweep: Sweep) -> float:
     if not case.implementation.variant:
         backend = registry.backend(case.implementation.backend)
         candidates = len(backend.variants(case))
-        tune = (candidates * max(0.02, 12 * one_pass) + prepare) if candidates > 1 else 0.0
+        tune = (candidates * max(costs.tune_s, 12 * one_pass) + prepare) if candidates > 1 else 0.0
     return tune + visit * sweep.launches * sweep.rounds
 
 
-def _shared_bytes(problem: Problem) -> int:
-    return int(sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in problem.operands() if o.shared))
+def costs_of(case: Case) -> Costs:
+    """What a case's device and backend are expected to cost."""
+    placement = case.placement
+    if not placement.device.startswith("gpu"):
+        return CPU
+    crosses = placement.memory or placement.ends not in ("", "G0") or case.problem.figure().level == "link"
+    costs = GPU if case.implementation.backend == "cuda" else GPU_ARRAYS
+    return msgspec.structs.replace(costs, pass_bps=LINK_BPS) if crosses else costs
+
+
+def _shared_bytes(case: Case) -> int:
+    """Bytes that a CPU's worker fills once for all its cases; a GPU fills in no time."""
+    if case.placement.device.startswith("gpu"):
+        return 0
+    return int(sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in case.problem.operands() if o.shared))
 
 
 def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool = False) -> Plan:

@@ -7,6 +7,7 @@ heuristic's first `ALGORITHMS` choices are the candidates of the tuning pass. Nu
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from pykernels.backends.base import Runner
 from pykernels.backends.cuda_operands import Operands
-from pykernels.backends.cuda_runner import Spans
+from pykernels.backends.cuda_runner import BURST_GAP_S, SUSTAIN_S, Spans
 from pykernels.backends.cuda_table import split_variant
 from pykernels.errors import PykernelsError
 from pykernels.machine.gpu import Reading
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ALGORITHMS, WORKSPACE = 4, 64 << 20
+LOAD_CALLS = 16  # products queued at once to keep the device busy
 #: storage -> cudaDataType
 DATA = {"fp32": 0, "fp64": 1, "fp16": 2, "int8": 3, "int32": 10, "bf16": 14, "uint8": 28}  # uint8 carries e4m3
 #: dtype -> (cublasComputeType, cudaDataType of alpha and beta)
@@ -203,15 +205,25 @@ class LtRunner:
             self._call()
 
     def sample(self, reps: int, count: int) -> Samples:
-        """Device time of `reps` products in a row."""
-        samples = Samples(samples_s=[], reps=reps)
+        """Device time of `reps` products in a row, in the placement's mode."""
+        mode, samples = self.session.placement.mode, Samples(samples_s=[], reps=reps)
+        if mode == "sustained" and "before" not in self._readings:
+            self._load_for(SUSTAIN_S)
         self._readings.setdefault("before", self.device.sensors())
         for _ in range(count):
+            if mode == "burst":
+                time.sleep(BURST_GAP_S)
             seconds, ghz = self.spans.device_time(lambda: self._often(reps), reps)
             samples.samples_s.append(seconds / reps)
             samples.clock_ghz.append(ghz)
         self._readings["after"] = self.device.sensors()
         return samples
+
+    def _load_for(self, seconds: float) -> None:
+        """Keep the device busy, so that power and clocks settle."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.run(LOAD_CALLS)
 
     def facts(self) -> dict[str, Any]:
         """Device, library version, sensors."""

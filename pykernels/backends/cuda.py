@@ -119,8 +119,9 @@ class CudaBackend:
             there = ", ".join(f"gpu:{gpu.index}" for gpu in machine.gpus)
             reason = f"there is no {placement.device}" + (f" (there is {there})" if there else f": {gpus.why_none()}")
             return Skipped(reason=reason, hint="pykernels check")
-        if placement.mode not in MODES or placement.launch not in PATHS:
-            return Skipped(reason=f'no mode "{placement.mode}" with launch path "{placement.launch}" on GPUs')
+        if not _known_way(case):
+            what = f'mode "{placement.mode}" with launch path "{placement.launch}"'
+            return Skipped(reason=f"no {what} of {case.problem.kernel} on GPUs")
         return self.missing(device) or _does_not_fit(case, device)
 
     def missing(self, device: Gpu) -> Skipped | None:
@@ -147,6 +148,18 @@ class CudaBackend:
     def open(self, placement: Placement, machine: Machine) -> CudaSession:
         """Open the device; raises PykernelsError with the reason where it cannot be opened."""
         return CudaSession(self.open_device(int(placement.device.partition(":")[2] or 0)), placement)
+
+
+def _known_way(case: Case) -> bool:
+    """Whether a case's mode and launch path mean something: a copy, a floor and a library's product are asked for in
+    their own one way, a running kernel answers requests only, and a cold call is a launch by itself."""
+    mode, path, kernel = case.placement.mode, case.placement.launch, case.problem.kernel
+    if special(kernel):
+        loads = ("burst", "sustained") if kernel in ("gemm", "tensor_gemm") else ()
+        return mode in ("", "steady", *loads) and not path
+    if path == "persistent":
+        return mode in ("", "steady", "closed", "open")
+    return mode in MODES and path in PATHS and (mode, path) != ("cold", "graph")
 
 
 def special_variants(case: Case) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pykernels.backends.cuda import CudaSession
 from pykernels.errors import PykernelsError
 from pykernels.kernels import random as inputs
 from pykernels.kernels.gemm import Gemm
-from pykernels.kernels.tensor_gemm import TYPES, TensorGemm
+from pykernels.kernels.tensor_gemm import TYPES, TensorGemm, sampled_columns
 from pykernels.measure import verify
 from pykernels.model import Case, Implementation, Placement
 
@@ -35,6 +35,23 @@ def test_a_product_arrives_as_it_was_asked_for(fake_session: Callable[..., CudaS
     assert verify.check_full(problem, runner) is None
     assert len(runner.sample(3, 2).samples_s) == 2
     assert runner.facts()["cublaslt"] == 130000
+    runner.close()
+
+
+def test_sampled_rows_are_compared_in_sampled_columns(fake_session: Callable[..., CudaSession]) -> None:
+    problem = TensorGemm(dtype="tf32", n=300)
+    runner = fake_session(mode="burst").prepare(problem, Implementation("cuda", "", "cublaslt:0"))
+    assert verify.check_sampled(problem, runner, 1) is None
+    runner.sample(2, 2)
+    columns = sampled_columns(300)
+    assert {0, 1, 2, 297, 298, 299} <= set(columns.tolist())
+    assert len(columns) <= 256
+    found = {"c": np.array(runner.outputs()["c"])}
+    found["c"][5, columns[100]] += 1
+    rows = np.array([4, 5])
+    wrong = verify.compare(problem.reference(runner.inputs(), rows), problem.observed(found, rows), problem.tolerance())
+    assert wrong is not None
+    assert wrong.where.startswith("c[1,100]")
     runner.close()
 
 

@@ -16,7 +16,10 @@ from pykernels import worker
 from pykernels.backends import cuda, cuda_driver
 from pykernels.backends.cuda import CudaSession
 from pykernels.errors import DeviceLost, PykernelsError
+from pykernels.kernels.launch import LaunchFloor
+from pykernels.kernels.link import Link
 from pykernels.kernels.stream import Stream
+from pykernels.kernels.tensor_gemm import TensorGemm
 from pykernels.machine.gpu import Reading, Sensors
 from pykernels.measure.sampling import Settings
 from pykernels.model import (
@@ -402,3 +405,26 @@ class Entry7(int):
 
     def __new__(cls, symbol: str) -> Entry7:
         return super().__new__(cls, 7)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "placement", "known"),
+    [
+        ("copy", {"mode": "cold"}, True), ("copy", {"mode": "cold", "launch": "graph"}, False),
+        ("copy", {"launch": "persistent"}, True), ("copy", {"launch": "persistent", "mode": "cold"}, False),
+        ("link", {}, True), ("link", {"mode": "cold"}, False), ("link", {"launch": "plain"}, False),
+        ("floor", {"mode": "closed"}, False), ("tensor", {"mode": "sustained"}, True),
+        ("tensor", {"mode": "cold"}, False), ("tensor", {"launch": "graph"}, False),
+    ],
+)  # fmt: skip
+def test_modes_and_paths_that_mean_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, placement: dict[str, str], known: bool
+) -> None:
+    problems: dict[str, Problem] = {
+        "copy": COPY, "link": Link(op="h2d", n=10, dtype="fp32"), "floor": LaunchFloor(op="plain", dtype="none"),
+        "tensor": TensorGemm(dtype="bf16", n=64),
+    }  # fmt: skip
+    backend = cuda.CudaBackend(FakeDevice)
+    monkeypatch.setattr(backend, "missing", lambda device: None)
+    skipped = backend.skip(case(problems[kernel], "", **placement), MACHINE)
+    assert (skipped is None) is known, skipped
