@@ -69,7 +69,9 @@ def crossover(
     else:
         click.echo(report.text(answer, width(), with_claims=claims))
     if output:
-        for picture in report.draw(answer, writable(output)):
+        from pykernels.report import crossover_figure
+
+        for picture in crossover_figure.draw(answer, writable(output)):
             if not quiet:
                 click.echo(f"drew {picture}", err=True)
     return 0

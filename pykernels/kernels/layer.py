@@ -13,6 +13,7 @@ Single operators run on the same input in every layer and leave the last layer's
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ OPS = ("qkv", "attention", "out", "norm", "up", "gelu", "down", "chain")
 MATRICES = ("qkv", "out", "up", "down")
 #: FLOP of a pass beyond which a sampled check takes its reference in fp32
 LARGE = 2e9
+#: the last such reference, by a checksum of its inputs
+_KEPT: dict[tuple[Any, ...], Array] = {}
 
 
 class Layer(Problem, frozen=True, kw_only=True):
@@ -172,8 +175,15 @@ class Layer(Problem, frozen=True, kw_only=True):
         return int(sum(math.prod(o.shape) for o in self.operands()) * DTYPE_BYTES[self.dtype])
 
     def reference(self, inputs: Mapping[str, Array], rows: Array | None = None) -> dict[str, Array]:
-        """y; in float64, or in fp32 for passes of more than 2 GFLOP."""
-        y = self._run(_Wide(inputs, self.dtype, np.dtype(np.float32 if self.flops() > LARGE else np.float64)))
+        """y; in float64, or in fp32 for passes of more than 2 GFLOP, whose y is kept for the check after timing."""
+        if self.flops() <= LARGE:
+            y = self._run(_Wide(inputs, self.dtype, np.dtype(np.float64)))
+            return {"y": y if rows is None else y[rows]}
+        key = (self.op, self.dims(), *(zlib.crc32(np.ascontiguousarray(inputs[name])) for name in sorted(inputs)))
+        if key not in _KEPT:
+            _KEPT.clear()
+            _KEPT[key] = self._run(_Wide(inputs, self.dtype, np.dtype(np.float32)))
+        y = _KEPT[key]
         return {"y": (y if rows is None else y[rows]).astype(np.float64)}
 
     def _run(self, w: _Wide) -> Array:
@@ -200,11 +210,15 @@ class Layer(Problem, frozen=True, kw_only=True):
         q, k, v = np.split(qkv, [self.hidden, self.hidden + self.kv], axis=2)
         if self.decoder:
             k, v = (np.concatenate([w[name, layer][:, :-1], new], axis=1) for name, new in (("keys", k), ("values", v)))
-        q = q.reshape(self.batch, steps, self.kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-        k, v = (array.reshape(self.batch, -1, self.kv_heads, size).transpose(0, 2, 1, 3) for array in (k, v))
-        scores = q @ k[:, :, None].swapaxes(3, 4) * float(1 / math.sqrt(size))
-        weights = np.exp(scores - scores.max(axis=4, keepdims=True))
-        out = (weights / weights.sum(axis=4, keepdims=True)) @ v[:, :, None]
+        q = np.ascontiguousarray(q.reshape(self.batch, steps, self.kv_heads, -1, size).transpose(0, 2, 3, 1, 4))
+        k, v = (
+            np.ascontiguousarray(array.reshape(self.batch, -1, self.kv_heads, size).transpose(0, 2, 1, 3))
+            for array in (k, v)
+        )
+        scores = (q * float(1 / math.sqrt(size))) @ k[:, :, None].swapaxes(3, 4)
+        scores -= scores.max(axis=4, keepdims=True)
+        weights = np.exp(scores, out=scores)
+        out = weights @ v[:, :, None] / weights.sum(axis=4, keepdims=True)
         return np.ascontiguousarray(out.transpose(0, 3, 1, 2, 4)).reshape(self.batch * steps, self.hidden)
 
     def observed(self, outputs: Mapping[str, Array], rows: Array | None = None) -> dict[str, Array]:
@@ -236,6 +250,10 @@ class _Wide:
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
         array = self._inputs[key] if isinstance(key, str) else self._inputs[key[0]][key[1]]
+        if self._wide == array.dtype:
+            return array
+        if self._dtype == "bf16" and self._wide == np.float32:
+            return (array.astype(np.uint32) << 16).view(np.float32)
         return widen(array, self._dtype).astype(self._wide)
 
 

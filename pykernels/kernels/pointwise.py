@@ -106,7 +106,7 @@ class Pointwise(Problem, frozen=True, kw_only=True):
 
 def gelu(x: Array) -> Array:
     """x / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3): GELU in the form of Hendrycks and Gimpel, with tanh."""
-    return np.asarray(x / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(x / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x))))
 
 
 def sized(values: Mapping[str, Any], space: Space, kernel: str) -> tuple[int, str, dict[str, str], int]:

@@ -15,6 +15,7 @@ from pykernels.commands.crossover import crossover
 from pykernels.errors import UsageError
 from pykernels.model import Header
 from pykernels.report import crossover as report
+from pykernels.report import crossover_figure as figure
 from pykernels.store import RunWriter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -71,7 +72,7 @@ def test_every_answer_has_one_sentence(whole):
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_pictures(whole, tmp_path, suffix):
     few = msgspec.structs.replace(whole, curves=whole.curves[:2])
-    drawn = list(report.draw(few, tmp_path / f"x{suffix}"))
+    drawn = list(figure.draw(few, tmp_path / f"x{suffix}"))
     assert [path.name for path in drawn] == [f"x-{name}{suffix}" for name in ("lines", "terms", "map")]
     assert all(path.stat().st_size > 10_000 for path in drawn)
 
@@ -79,9 +80,9 @@ def test_pictures(whole, tmp_path, suffix):
 def test_a_projection_is_drawn_grey_with_open_points():
     star = [msgspec.structs.replace(BASE, bags=b) for b in BATCHES]
     answer = analyse([run_of(lookups("CPU", "C0", star) + roofs("CPU"))], Options(against="h100-sxm5-80gb"))
-    figure = report.draw_lines([curve for curve in answer.curves if curve.answer.axis == "batch"])
-    line = figure.axes[0].get_lines()[1]
-    assert line.get_color() == report.GREY
+    drawn = figure.draw_lines([curve for curve in answer.curves if curve.answer.axis == "batch"])
+    line = drawn.axes[0].get_lines()[1]
+    assert line.get_color() == figure.GREY
     assert line.get_markerfacecolor() == "white"
 
 
@@ -90,7 +91,7 @@ def test_the_map_hatches_what_the_gpu_cannot_hold_and_marks_measured_cells(whole
     assert plane.edge == 20_000_000 * BASE.tables * BASE.row_bytes
     assert {key for key, value in plane.log2.items() if value is None} == {f"{b}|{plane.edge:g}" for b in BATCHES[::2]}
     assert set(plane.measured) == {key for key, value in plane.log2.items() if value is not None}
-    words = [text.get_text() for text in report.draw_maps([plane]).axes[0].texts]
+    words = [text.get_text() for text in figure.draw_maps([plane]).axes[0].texts]
     assert words.count("GPU\nfull") == 4
 
 

@@ -63,7 +63,7 @@ def analyse(runs: Sequence[RunLike], options: Options | None = None) -> Report:
     report.break_even = [break_even(point, sides.source) for point in timed if point.rival.cell or point.rival.parts]
     drawn = [one for one in studied if one.answer.kind != REFUSED or one.finding.labels]
     report.curves = [_view(one, options.band) for one in drawn]
-    report.planes = planes.planes_of(points, sides, options.band)
+    report.planes = planes.planes_of(points, sides, options)
     report.not_compared = _not_compared(sides, points)
     report.claims = claims([*report.cells, *_generated_cells(studied, sides, options.band)])
     return report

@@ -143,7 +143,8 @@ class CurveView(msgspec.Struct, kw_only=True):
 
 
 class Plane(msgspec.Struct, kw_only=True):
-    """Cells of one workload over batch x table bytes: log2 of t_cpu/t_gpu; None where the GPU cannot hold the table."""
+    """Cells of one workload over batch x table bytes: log2 of t_cpu/t_gpu; None where the GPU cannot hold the table.
+    `weak`: cells in which a measured kernel is too far below its time roof to decide anything."""
 
     workload: str
     ends: str
@@ -154,6 +155,7 @@ class Plane(msgspec.Struct, kw_only=True):
     table: list[float]
     log2: dict[str, float | None] = {}  # "batch|table" -> value
     measured: list[str] = []
+    weak: list[str] = []
     edge: float | None = None
     band: float = 0.05
 

@@ -41,7 +41,8 @@ def _deciding(finding: Finding, held: list[Point], curve: Curve) -> list[Point]:
 
 
 def _weak(points: list[Point], least: float) -> list[str]:
-    """Of each side, what its run lacks to judge it, and the cell furthest below its time roof with how many are."""
+    """Of each side, what its run lacks to judge it, and the cell furthest below its time roof with how many are: those
+    whose share's whole interval is."""
     found = []
     for side in ("CPU", "GPU"):
         cells = [_judged(point, side) for point in points]
@@ -51,12 +52,17 @@ def _weak(points: list[Point], least: float) -> list[str]:
             what = " and no ".join(sorted(lacking))
             found.append(f"the {side} side cannot be judged: this run has no {what}; measure it: {RECSYS}")
             continue
-        low = [(cell.share, point, how) for point, cell, how in judged if cell.share is not None and cell.share < least]
+        low = [
+            (cell.share, cell, point, how)
+            for point, cell, how in judged
+            if cell.share is not None and max(cell.share, cell.share_high) < least
+        ]
         if low:
-            share, point, how = min(low, key=lambda one: one[0])
+            share, cell, point, how = min(low, key=lambda one: one[0])
             others = f" ({len(low)} of {len(judged)} deciding cells are under it)" if len(low) > 1 else ""
+            interval = f"{share:.0%} [{cell.share_low:.0%}, {cell.share_high:.0%}]"
             found.append(
-                f"the {side} kernel ({how}) runs at {share:.0%} of its time roof, under {least:.0%}, "
+                f"the {side} kernel ({how}) runs at {interval} of its time roof, under {least:.0%}, "
                 f"at {point.load.describe()}{others}"
             )
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pykernels.analysis.crossover.answers import Plane
+from pykernels.analysis.crossover.answers import Options, Plane
 from pykernels.analysis.crossover.points import Point
 from pykernels.analysis.crossover.sides import Sides
 from pykernels.analysis.crossover.workload import Workload
@@ -13,7 +13,7 @@ from pykernels.analysis.crossover.workload import Workload
 LEAST_SIDE = 3
 
 
-def planes_of(points: Sequence[Point], sides: Sides, band: float) -> list[Plane]:
+def planes_of(points: Sequence[Point], sides: Sides, options: Options) -> list[Plane]:
     """Every workload with at least three batches by three table sizes under one metric and one pair of ends."""
     fields = [field for field in Workload.__struct_fields__ if field not in ("bags", "rows", "scale")]
     by_key: dict[tuple[object, ...], list[Point]] = {}
@@ -22,10 +22,10 @@ def planes_of(points: Sequence[Point], sides: Sides, band: float) -> list[Plane]
         if point.threads == widest:
             key = (*(getattr(point.load, field) for field in fields), point.metric, point.ends)
             by_key.setdefault(key, []).append(point)
-    return [plane for group in by_key.values() if (plane := _plane(group, sides, band)) is not None]
+    return [plane for group in by_key.values() if (plane := _plane(group, sides, options)) is not None]
 
 
-def _plane(group: Sequence[Point], sides: Sides, band: float) -> Plane | None:
+def _plane(group: Sequence[Point], sides: Sides, options: Options) -> Plane | None:
     at = {(float(point.load.bags), point.load.table_bytes): point for point in group}
     batches, tables = sorted({b for b, _ in at}), sorted({t for _, t in at})
     # a star's arms share one row and one column with the plane; a place counts only where both directions are filled
@@ -41,7 +41,7 @@ def _plane(group: Sequence[Point], sides: Sides, band: float) -> Plane | None:
         gpu=sides.what["GPU"],
         batch=batches,
         table=tables,
-        band=band,
+        band=options.band,
     )
     for (b, t), point in at.items():
         if b in batches and t in tables:
@@ -49,6 +49,8 @@ def _plane(group: Sequence[Point], sides: Sides, band: float) -> Plane | None:
             plane.log2[f"{b:g}|{t:g}"] = sum(ratios) / len(ratios) / math.log(2) if ratios else None
             if point.rival.cell is not None:
                 plane.measured.append(f"{b:g}|{t:g}")
+            if any(share < options.min_share for share in point.shares()):
+                plane.weak.append(f"{b:g}|{t:g}")
     refused = [t for (_, t), point in at.items() if point.rival.refused]
     plane.edge = min(refused) if refused else None
     return plane

@@ -22,11 +22,14 @@ RUN = 100_000
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A measured cell under its time roof: the device its run's ceilings make, the roof's terms, the share of it
-    reached, and what the run lacks for the judgement."""
+    reached with its interval over launches (each under its own launch's ceilings), and what the run lacks for the
+    judgement."""
 
     device: Device | None
     parts: dict[str, float] = {}
     share: float | None = None
+    share_low: float = 0.0
+    share_high: float = 0.0
     missing: tuple[str, ...] = ()
 
 
@@ -76,6 +79,11 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         parts = self.cpu_judged.parts
         return parts.get("floor", 0.0) + parts.get("link in", 0.0)
 
+    def shares(self) -> list[float]:
+        """Shares of their time roofs that the measured sides reach at most, where they can be judged."""
+        judged = [self.cpu_judged] + ([self.gpu_judged] if self.gpu_judged and self.rival.cell else [])
+        return [one.share_high for one in judged if one.share is not None]
+
     def gpu_terms(self) -> dict[str, float]:
         """Seconds of the GPU's terms: the model's where it is modelled, the roofs' where it was measured."""
         return self.rival.parts or (self.gpu_judged.parts if self.gpu_judged else {})
@@ -95,6 +103,27 @@ def best_of(cells: Sequence[Cell]) -> tuple[Cell, dict[int, float]]:
 def _median_without(cell: Cell, launch: int | None) -> float:
     rest = sorted(cost for key, cost in cell.costs.items() if key != launch) or list(cell.costs.values())
     return rest[len(rest) // 2]
+
+
+def judge_launches(
+    cell: Cell, ceilings: Sequence[Ceiling], launches: dict[int, list[Ceiling]], machine: Machine, *,
+    host_result: bool = True,
+) -> Judged:  # fmt: skip
+    """The cell under the ceilings of its run, and the interval of its share over launches: each under the ceilings of
+    its own launch, where that saw them all."""
+    judged = judge(cell, ceilings, machine, host_result=host_result)
+    if judged.share is None:
+        return judged
+    shares = []
+    for launch, cost in cell.costs.items():
+        one = msgspec.structs.replace(cell, seconds=cost)
+        own = judge(one, launches.get(launch, []), machine, host_result=host_result)
+        share = (own if not own.missing else judge(one, ceilings, machine, host_result=host_result)).share
+        shares += [math.log(share)] if share else []
+    low = high = math.log(judged.share)
+    if len(shares) > 1:
+        _, low, high = t_interval(shares)
+    return msgspec.structs.replace(judged, share_low=math.exp(low), share_high=math.exp(min(high, 100.0)))
 
 
 def judge(cell: Cell, ceilings: Sequence[Ceiling], machine: Machine, *, host_result: bool = True) -> Judged:

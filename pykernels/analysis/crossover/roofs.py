@@ -54,6 +54,14 @@ def ceilings_of(records: Iterable[Record]) -> list[Ceiling]:
     return found
 
 
+def ceilings_by_launch(records: Iterable[Record]) -> dict[int, list[Ceiling]]:
+    """The ceilings that each launch saw."""
+    launches: dict[int, list[Record]] = {}
+    for record in records:
+        launches.setdefault(record.launch, []).append(record)
+    return {launch: ceilings_of(some) for launch, some in launches.items()}
+
+
 def _ceiling(record: Record, seconds: float) -> list[Ceiling]:
     figure = record.figure
     place: dict[str, Any] = {

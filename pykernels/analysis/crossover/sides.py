@@ -11,8 +11,8 @@ import msgspec
 from pykernels.analysis.crossover import model
 from pykernels.analysis.crossover.answers import Options, Source
 from pykernels.analysis.crossover.cells import KERNEL, METRICS, Cell, cells_of
-from pykernels.analysis.crossover.points import Judged, Point, best_of, judge
-from pykernels.analysis.crossover.roofs import Ceiling, ceilings_of, device_of
+from pykernels.analysis.crossover.points import Judged, Point, best_of, judge_launches
+from pykernels.analysis.crossover.roofs import Ceiling, ceilings_by_launch, ceilings_of, device_of
 from pykernels.analysis.crossover.sources import (
     EQUAL_ENDS,
     Projection,
@@ -45,6 +45,7 @@ class Sides(msgspec.Struct, kw_only=True):
     cpu: list[Cell]
     gpu: list[Cell]
     ceilings: list[list[Ceiling]]  # of each run
+    launches: list[dict[int, list[Ceiling]]]  # of each run, by launch
     source: Source
     paired: bool
     projection: Projection | None = None
@@ -78,11 +79,15 @@ def sides_of(runs: Sequence[RunLike], options: Options) -> Sides:
             raise UsageError(f"{run.path}: no lookup records (kernel embedding_bag); measure them: {RECSYS}")
         cells += found
     ceilings = [ceilings_of(run.records) for run in runs]
+    launches = [ceilings_by_launch(run.records) for run in runs]
     cpu = [cell for cell in cells if cell.side == "CPU"]
     gpu = [cell for cell in cells if cell.side == "GPU"]
     if not cpu:
         raise UsageError(f"{runs[0].path}: no CPU side (ends C0 or C1); measure it: {RECSYS}")
-    sides = Sides(options=options, machines=machines, cpu=cpu, gpu=gpu, ceilings=ceilings, source="paired", paired=True)
+    sides = Sides(
+        options=options, machines=machines, cpu=cpu, gpu=gpu, ceilings=ceilings, launches=launches, source="paired",
+        paired=True,
+    )  # fmt: skip
     if options.against:
         sides.projection, sides.gpu, sides.source = project(options.against, options.assumptions), [], "projection"
     elif not gpu:
@@ -266,14 +271,14 @@ def _fitted(fit: model.Fit, load: Workload, ends: str, host: bool) -> Rival | No
 
 def _judge(sides: Sides, cell: Cell, host_result: bool = True) -> Judged:
     """The cell's share of its time roof; a tail or a served rate has that of the same call's saturated or p50 time."""
-    ceilings, machine = sides.ceilings[cell.run], sides.machines[cell.run]
-    judged = judge(cell, ceilings, machine, host_result=host_result)
+    ceilings, launches, machine = sides.ceilings[cell.run], sides.launches[cell.run], sides.machines[cell.run]
+    judged = judge_launches(cell, ceilings, launches, machine, host_result=host_result)
     if judged.share is None and judged.device is not None:
         for other in sides.cpu + sides.gpu:
             same = (other.load, other.side, other.ends, other.how, other.path) == (
                 cell.load, cell.side, cell.ends, cell.how, cell.path)  # fmt: skip
             if same and other.metric in ("saturated", "p50"):
-                return judge(other, ceilings, machine, host_result=host_result)
+                return judge_launches(other, ceilings, launches, machine, host_result=host_result)
     return judged
 
 
