@@ -28,8 +28,8 @@ class Costs(msgspec.Struct, frozen=True):
     pass_bps: float
 
 
-#: of CPUs as measured on small servers; of GPUs assumed, until one is at hand: libraries of arrays fill on the host, and
-#: what crosses the link is slower than what does not
+#: of CPUs as measured on small servers; of GPUs assumed until one is at hand: libraries of arrays fill on the host,
+#: and what crosses the link is slower than what does not
 CPU = Costs(0.35, 0.03, 0.02, 2e9, 8e9)
 GPU = Costs(3.0, 0.12, 0.1, 2e10, 1e12)
 GPU_ARRAYS = Costs(3.0, 0.2, 0.1, 1e9, 1e12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,15 +16,27 @@ from pykernels.commands.common import filter_option, load_runs, output_options, 
 @filter_option
 @output_options
 def report(runs: tuple[Path, ...], output: Path | None, pattern: str, as_json: bool, quiet: bool) -> int:
-    """One HTML page of RUN, whole by itself: roofs, kernels under them, pictures, and how it was measured."""
+    """One HTML page of RUN, whole by itself: roofs, kernels, the wall, pictures, and how it was measured."""
     from pykernels.report import page
 
     loaded = load_runs(runs, pattern)
+    parts = [*page.sections(loaded), *_wall(loaded)]
     if as_json:
-        print_json({part.title.lower(): part.text for part in page.sections(loaded)})
+        print_json({part.title.lower(): part.text for part in parts})
         return 0
     target = writable(output or Path(runs[0].name).with_suffix(".html"))
-    target.write_text(page.html_page(loaded), encoding="utf-8")
+    target.write_text(page.html_page(loaded, parts), encoding="utf-8")
     if not quiet:
         click.echo(f"wrote {target}", err=True)
     return 0
+
+
+def _wall(runs: list[Any]) -> list[Any]:
+    """The memory wall's page, for one run that holds kernels."""
+    from pykernels.commands.wall import context_of, page_of
+    from pykernels.report import page, wall
+
+    if len(runs) != 1 or all(record.figure.ceiling for record in runs[0].records):
+        return []
+    text = wall.page_text(page_of(context_of(runs[0])), page.WIDTH)
+    return [page.Section(title="The memory wall", command=f"pykernels wall {Path(runs[0].path).name}", text=text)]

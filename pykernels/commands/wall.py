@@ -11,7 +11,8 @@ from pykernels.commands.common import load_runs, output_options, print_json, wid
 from pykernels.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from pykernels.analysis.wall.pages import Context
+    from pykernels.analysis.wall.pages import Context, Page
+    from pykernels.store import Run
 
 
 class PageOrCommand(click.Group):
@@ -59,14 +60,16 @@ def _model_options(function: Any) -> Any:
 
 def _context(run: Path | None) -> Context | None:
     """The run with the roofs found in it, or None where none was given."""
-    if run is None:
-        return None
+    return None if run is None else context_of(load_runs((run,))[0])
+
+
+def context_of(run: Run) -> Context:
+    """A run in memory with the roofs found in it."""
     from pykernels.analysis.roofline import analyse
     from pykernels.analysis.wall.pages import context
 
-    loaded = load_runs((run,))
-    usable = [roof for roof in analyse(loaded).roofs if not (roof.level == "DRAM" and "mixture" in roof.flags)]
-    return context(loaded[0], usable)
+    usable = [roof for roof in analyse([run]).roofs if not (roof.level == "DRAM" and "mixture" in roof.flags)]
+    return context(run, usable)
 
 
 def _pictures(output: Path | None, drawn: list[Path]) -> None:
@@ -191,13 +194,18 @@ def sparsity(run: Path | None, dtype: str, as_json: bool, quiet: bool) -> int:
 @output_options
 def page(run: Path | None, as_json: bool, quiet: bool) -> int:
     """One page: kernel time left of the ridge, machine balance, and every claim with its verdict."""
-    from pykernels.analysis.wall import pages
     from pykernels.report import wall as report
 
-    context = _context(run)
-    found = pages.page(context, _lookups(context))
+    found = page_of(_context(run))
     print_json(found) if as_json else click.echo(report.page_text(found, width()))
     return 0
+
+
+def page_of(context: Context | None) -> Page:
+    """The one page, its rows on lookups answered by the crossover's claims."""
+    from pykernels.analysis.wall import pages
+
+    return pages.page(context, _lookups(context))
 
 
 def _lookups(context: Context | None) -> dict[int, Any]:

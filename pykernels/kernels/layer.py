@@ -179,7 +179,7 @@ class Layer(Problem, frozen=True, kw_only=True):
         if self.flops() <= LARGE:
             y = self._run(_Wide(inputs, self.dtype, np.dtype(np.float64)))
             return {"y": y if rows is None else y[rows]}
-        key = (self.op, self.dims(), *(zlib.crc32(np.ascontiguousarray(inputs[name])) for name in sorted(inputs)))
+        key = (self.op, self.dims(), *(zlib.crc32(np.ascontiguousarray(inputs[name]).data) for name in sorted(inputs)))
         if key not in _KEPT:
             _KEPT.clear()
             _KEPT[key] = self._run(_Wide(inputs, self.dtype, np.dtype(np.float32)))

@@ -37,8 +37,8 @@ class Section(msgspec.Struct, kw_only=True):
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """What can be said of the runs: roofs always, kernels and the wall where the runs hold kernels. A part that refuses
-    says why in its place."""
+    """What can be said of the runs: roofs always, kernels where the runs hold some. Raises UsageError as the analyses
+    do for runs that cannot be taken together."""
     from pykernels.analysis.kernels import analyse as place
     from pykernels.analysis.roofline import analyse as trace
     from pykernels.report import kernels, roofline
@@ -58,9 +58,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     return found
 
 
-def html_page(runs: Sequence[Run]) -> str:
-    """The page. Raises UsageError as the analyses do for runs that cannot be taken together."""
-    parts = sections(runs)
+def html_page(runs: Sequence[Run], parts: Sequence[Section]) -> str:
+    """The page of these runs with these sections."""
     machine = runs[0].header.machine
     name = " ".join(machine.cpu_model.split()) or machine.arch
     links = "".join(f'<a href="#{_anchor(part)}">{html.escape(part.title)}</a>' for part in parts)

@@ -98,5 +98,6 @@ def test_the_page_stands_alone(cli: Cli, tmp_path: Path) -> None:
         assert expected in text
     assert len(page.images) == 2  # fp32 and fp64
     assert all(link.startswith("#") for link in page.outside)
+    assert "The memory wall" not in text  # the run holds no kernel
     shown = json.loads(cli("report", RUN, "--json").stdout)
     assert shown["roofs"] in text
