@@ -148,10 +148,11 @@ py::tuple sample(Team& team, const Library& library, int64_t index, const std::v
 
 // Nanoseconds of each of `calls` requests, then the lowest thread's CPU time over wall time and all involuntary switches.
 // Thread 0 of the team is the server: it takes a request, starts the others at a barrier, does its share of the pass, and
-// has answered when all have met again. Poisson arrivals of `rate` a second; rate 0: one in flight.
+// has answered when all have met again and `after`, a void(void*) where there is one, has sent the results where they are
+// wanted. Poisson arrivals of `rate` a second; rate 0: one in flight.
 py::tuple serve(Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
                 std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t calls, int64_t first,
-                double rate, uint64_t seed) {
+                double rate, uint64_t seed, uintptr_t after, uintptr_t after_data) {
   if (calls < 1 || rate < 0) throw py::value_error("calls are at least 1, a rate is not below 0");
   const pk_entry& entry = library.runnable(index);
   const Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
@@ -178,6 +179,7 @@ py::tuple serve(Team& team, const Library& library, int64_t index, const std::ve
       if (tid == 0) {
         auto request = [&] {
           pass();
+          if (after) reinterpret_cast<void (*)(void*)>(after)(reinterpret_cast<void*>(after_data));
           t.counter() = 0;
           ++number;
         };
@@ -282,7 +284,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"), py::arg("first") = 0)
       .def("serve", &serve, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
            py::arg("scalars"), py::arg("tune"), py::arg("calls"), py::arg("first") = 0, py::arg("rate") = 0.0,
-           py::arg("seed") = 1)
+           py::arg("seed") = 1, py::arg("after") = 0, py::arg("after_data") = 0)
       .def("clock_ghz", &team_clock, Free())
       .def("close", &Team::close, Free());
 }

@@ -59,11 +59,19 @@ PYBIND11_MODULE(_requests, m) {
       .def("to_device", [](const pk::Cuda&, uint64_t to, uint64_t from, uint64_t n) { return step(Step::TO_DEVICE, to, from, n); })
       .def("to_host", [](const pk::Cuda&, uint64_t to, uint64_t from, uint64_t n) { return step(Step::TO_HOST, to, from, n); })
       .def("wait", [](const pk::Cuda&) { return step(Step::WAIT); })
+      .def("next", [](const pk::Cuda&) { return step(Step::NEXT); }, "Ends one request of several that take turns.")
       .def("closed_loop", [](const pk::Cuda& c, std::vector<Step> s, int64_t calls) { return closed_loop(&c, std::move(s), calls); },
            py::arg("steps"), py::arg("calls"))
       .def("open_loop", [](const pk::Cuda& c, std::vector<Step> s, int64_t calls, double rate, uint64_t seed) {
              return open_loop(&c, std::move(s), calls, rate, seed);
            }, py::arg("steps"), py::arg("calls"), py::arg("rate"), py::arg("seed"));
+  py::class_<pk::Program>(m, "Program")
+      .def(py::init([](const pk::Cuda& cuda, std::vector<Step> steps) { return new pk::Program(&cuda, std::move(steps)); }),
+           py::arg("cuda"), py::arg("steps"), py::keep_alive<1, 2>())
+      .def_property_readonly("after", [](pk::Program& p) {
+        return py::make_tuple(reinterpret_cast<uintptr_t>(&pk::Program::run), reinterpret_cast<uintptr_t>(&p));
+      }, "(function, data): a C function void(void*) that makes the steps once, and what it is called with.")
+      .def_property_readonly("error", &pk::Program::error, "What went wrong in a call, or \"\".");
   m.def("ask", [](uint64_t request, uint64_t answer) { return step(Step::ASK, request, answer); },
         "A step: write the next number at `request`, wait for it at `answer` (addresses of 32-bit words).");
   m.def("call", [](uint64_t function, uint64_t data) { return step(Step::CALL, function, data); },

@@ -70,9 +70,9 @@ class Cuda {
   int (*text_)(int, const char**);
 };
 
-// One step of a request. `a`, `b`, `n` mean what the kind says: function, geometry; to, from, bytes; request and answer words.
+// One step of a request. NEXT ends one request of several that are asked for in turn. `a`, `b`, `n` mean what the kind says: function, geometry; to, from, bytes; request and answer words.
 struct Step {
-  enum Kind { LAUNCH, GRAPH, TO_DEVICE, TO_HOST, WAIT, ASK, CALL } kind;
+  enum Kind { LAUNCH, GRAPH, TO_DEVICE, TO_HOST, WAIT, ASK, CALL, NEXT } kind;
   uint64_t a = 0, b = 0, n = 0;
   std::string args;
 };
@@ -81,6 +81,7 @@ struct Step {
 class Requests {
  public:
   Requests(const Cuda* cuda, std::vector<Step> steps) : cuda_(cuda), steps_(std::move(steps)) {
+    if (steps_.empty()) throw std::runtime_error("a request needs a step");
     for (const Step& s : steps_)
       if (!cuda && s.kind <= Step::WAIT) throw std::runtime_error("a step needs a CUDA driver and there is none");
     if (cuda) cuda->enter();
@@ -94,9 +95,19 @@ class Requests {
     return open_loop([this] { one(); }, calls, rate, seed);
   }
 
- private:
+  // The steps up to the next NEXT, or to the end of the list, after which it begins anew.
   void one() {
-    for (const Step& s : steps_) switch (s.kind) {
+    do {
+      const Step& s = steps_[at_];
+      at_ = at_ + 1 == steps_.size() ? 0 : at_ + 1;
+      if (s.kind == Step::NEXT) return;
+      step(s);
+    } while (at_ != 0);
+  }
+
+ private:
+  void step(const Step& s) {
+    switch (s.kind) {
         case Step::LAUNCH: cuda_->launch(s.a, unsigned(s.b), unsigned(s.n), s.args.data()); break;
         case Step::GRAPH: cuda_->graph(s.a); break;
         case Step::TO_DEVICE: cuda_->to_device(s.a, s.b, s.n); break;
@@ -104,7 +115,8 @@ class Requests {
         case Step::WAIT: cuda_->wait(); break;
         case Step::ASK: ask(s); break;
         case Step::CALL: reinterpret_cast<void (*)(void*)>(s.a)(reinterpret_cast<void*>(s.b)); break;
-      }
+        case Step::NEXT: break;
+    }
   }
 
   // Writes the next number where a persistent kernel polls, and waits for it to come back; gives up after a second.
@@ -120,6 +132,31 @@ class Requests {
 
   const Cuda* cuda_;
   std::vector<Step> steps_;
+  size_t at_ = 0;
+};
+
+// Steps as a function void(void*) for a loop elsewhere, on whatever thread that runs. An error ends the steps of all later
+// calls too, and is kept.
+class Program {
+ public:
+  Program(const Cuda* cuda, std::vector<Step> steps) : cuda_(cuda), requests_(cuda, std::move(steps)) {}
+  static void run(void* self) noexcept { static_cast<Program*>(self)->once(); }
+  const std::string& error() const { return error_; }
+
+ private:
+  void once() noexcept {
+    if (!error_.empty()) return;
+    try {
+      if (cuda_) cuda_->enter();
+      requests_.one();
+    } catch (const std::exception& e) {
+      error_ = e.what();
+    }
+  }
+
+  const Cuda* cuda_;
+  Requests requests_;
+  std::string error_;
 };
 
 // Log-linear bins: 128 to the octave, so that a bin is at most 1/128 (0.8%) of its value wide; below 128 ns one a nanosecond.

@@ -49,6 +49,7 @@ class CaseSummary(msgspec.Struct, kw_only=True):
     flags: list[str] = []
     stops: dict[str, int] = {}
     clocks: dict[int, float] = {}  # GHz by launch, where it was measured
+    hosts: dict[int, float] = {}  # GPUs: seconds of a call from the host's question to its answer, by launch
     visits: list[Visit] = []
 
     @property
@@ -66,6 +67,11 @@ class CaseSummary(msgspec.Struct, kw_only=True):
     def clock_ghz(self) -> float:
         """Median clock over launches; 0 where it was not measured."""
         return float(np.median(list(self.clocks.values()))) if self.clocks else 0.0
+
+    @property
+    def host_s(self) -> float:
+        """Median over launches of a call's end-to-end seconds on the host's clock; 0 where the device's is the only."""
+        return float(np.median(list(self.hosts.values()))) if self.hosts else 0.0
 
 
 class Campaign(msgspec.Struct, kw_only=True):
@@ -222,7 +228,7 @@ def _seconds(run: Run) -> float:
 def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> CaseSummary:
     first = records[0][1]
     timed = [(index, record) for index, record in records if isinstance(record.outcome, Measured | Disturbed)]
-    visits, clocks, stops = [], {}, {}  # type: ignore[var-annotated]
+    visits, clocks, hosts, stops = [], {}, {}, {}  # type: ignore[var-annotated]
     for index, record in timed:
         outcome = record.outcome
         assert isinstance(outcome, Measured | Disturbed)
@@ -230,8 +236,10 @@ def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> C
         figure = record.figure
         visits.append(visit_of(outcome, figure.unit, figure.amount, launch=launch, round=record.round,
                                started=record.started))  # fmt: skip
-        if outcome.clock_ghz:
-            clocks.setdefault(launch, []).extend(outcome.clock_ghz)
+        if seen := [ghz for ghz in outcome.clock_ghz if ghz > 0]:  # 0: the sample was too short for the clock
+            clocks.setdefault(launch, []).extend(seen)
+        if outcome.host_s:
+            hosts.setdefault(launch, []).extend(outcome.host_s)
         stops[outcome.stop] = stops.get(outcome.stop, 0) + 1
     found = estimate(
         visits,
@@ -246,6 +254,7 @@ def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> C
         flags=_flags([record for _, record in records], found, bool(reason)),
         stops={stop: count for stop, count in stops.items() if stop},
         clocks={launch: float(np.median(values)) for launch, values in clocks.items()},
+        hosts={launch: float(np.median(values)) for launch, values in hosts.items()},
         visits=visits,
     )
 

@@ -48,7 +48,8 @@ class RoofName(msgspec.Struct, frozen=True, kw_only=True):
 
 class KernelPoint(msgspec.Struct, kw_only=True):
     """One case: rates by its own counts, the ceiling that binds, the paired share of it with its interval (0: no
-    ceiling was measured), and the best peer's time over its own (0: none was measured)."""
+    ceiling was measured), and the best peer's time over its own (0: none was measured). `time_s` is the device's; on
+    GPUs `host_s` is a single call's, from the host's question to its answer."""
 
     case_id: str
     kernel: str
@@ -67,6 +68,7 @@ class KernelPoint(msgspec.Struct, kw_only=True):
     high: float
     time_s: float
     peer_ratio: float
+    host_s: float = 0.0
 
 
 class TermTime(msgspec.Struct, frozen=True):
@@ -350,7 +352,7 @@ def _point(case: CaseSummary, terms: Sequence[Term], peer: tuple[float, str, boo
         dtype=record.dtype, threads=record.threads, isa=record.isa, gflops=record.flops / time_s * 1e-9,
         gbps=moved / time_s * 1e-9, lookups_per_s=_lookups(record) / time_s,
         intensity=record.flops / moved if moved else 0.0, roof=roof, share=share, low=low, high=high, time_s=time_s,
-        peer_ratio=peer[0],
+        peer_ratio=peer[0], host_s=case.host_s,
     )  # fmt: skip
 
 

@@ -174,10 +174,15 @@ class LtRunner:
             raise PykernelsError(f"cuBLASLt offers {len(self.matmul.choices)} algorithms for this product")
         self.choice, self.number = self.matmul.choices[number], number
         self.operands = Operands(session, problem)
-        self.workspace = self.device.alloc(WORKSPACE)
-        self.spans = Spans(session)
         self._readings: dict[str, Reading] = {}
-        self.run(1)
+        try:
+            self.workspace = self.device.alloc(WORKSPACE)
+            self.spans = Spans(session)
+            self.run(1)
+        except BaseException:
+            self.operands.close()
+            self.matmul.close()
+            raise
 
     def _call(self) -> None:
         a, b, c = self.operands.pointers()

@@ -143,10 +143,11 @@ class Operands:
 
     @property
     def arriving(self) -> tuple[str, ...]:
-        """Inputs that cross the link with every call."""
+        """Inputs that cross the link with every call; what is empty (weights where there are none) does not."""
         if self.mapped or not self.session.ends.inputs_arrive:
             return ()
-        return tuple(o.name for o in self.operands if o.role != "out" and o.name != self.table)
+        crossing = (o for o in self.operands if o.role != "out" and o.name != self.table)
+        return tuple(o.name for o in crossing if math.prod(o.shape))
 
     @property
     def leaving(self) -> tuple[str, ...]:

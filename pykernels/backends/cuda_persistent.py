@@ -99,7 +99,7 @@ class PersistentLookups(KernelRunner):
             self._give_back()
             raise
 
-    def arguments(self, reps: int) -> bytes:
+    def arguments(self, reps: int, turn: int | None = None) -> bytes:
         """The parameter block: state, request and answer after the operands, first number and limit after the dims."""
         pointers, dims = self.operands.pointers(), list(self.dims)
         pointers += [0] * (7 - len(pointers)) + [self.state.pointer, *self.mailbox.pointers]
@@ -111,7 +111,7 @@ class PersistentLookups(KernelRunner):
         self.device.fill(self.state, 0)
         self.device.launch(self.function, self.geometry, self.arguments(1))
 
-    def run(self, calls: int, *, whole: bool = False) -> None:
+    def run(self, calls: int) -> None:
         """Ask `calls` times, from the first index set on."""
         self.mailbox.closed(self.start, calls - 1)
 
@@ -143,7 +143,7 @@ class PersistentRequests(Requests):
     """Requests over a mailbox."""
 
     def __init__(self, runner: PersistentLookups) -> None:
-        self.runner, self.native = runner, runner.mailbox.native
+        self.runner, self.native, self._graphs = runner, runner.mailbox.native, []
         self.mailbox, self.start = runner.mailbox, runner.start
 
     def closed(self, calls: int) -> Array:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 OPEN_CALLS, WARM_CALLS, SEED = 5000, 100, 7
+#: nodes of a graph at most, and graphs of a request loop: some drivers fail at many thousands
+MOST_NODES = 512
 
 
 class HasDevice(Protocol):
@@ -46,15 +48,24 @@ class Requests:
     def __init__(self, runner: KernelRunner) -> None:
         self.runner = runner
         self.native = native_driver(runner.session)
+        self._graphs: list[Any] = []
         self.steps = self._steps() if self.native is not None else []
         self.closed(WARM_CALLS)
 
     def _steps(self) -> list[Any]:
+        """A request for each index set, in turn: one set over and over would be looked up in the L2."""
+        sets, native = self.runner.sets, self.native
+        if self.runner.session.placement.launch != "graph":
+            return [step for turn in range(sets) for step in (*self._one(turn), native.next())]
+        self._graphs = [self.runner.capture(turn, 1) for turn in range(min(sets, MOST_NODES))]
+        return [step for graph in self._graphs for step in (native.graph(int(graph)), native.wait(), native.next())]
+
+    def _one(self, turn: int) -> list[Any]:
+        """The steps of the request that looks up one set."""
         native, runner, operands = self.native, self.runner, self.runner.operands
-        if runner.session.placement.launch == "graph":
-            return [native.graph(int(runner.graph(1))), native.wait()]
         arriving = [
-            (operands.part(operands.buffers, n, 0), operands.part(operands.pinned, n, 0)) for n in operands.arriving
+            (operands.part(operands.buffers, n, turn), operands.part(operands.pinned, n, turn))
+            for n in operands.arriving
         ]
         to_device = [native.to_device(to.pointer, source.host, to.nbytes) for to, source in arriving]
         to_host = [
@@ -62,7 +73,7 @@ class Requests:
             for n in operands.leaving
         ]
         geometry = runner.geometry
-        launch = native.launch(int(runner.function), geometry.grid, geometry.block, runner.arguments(1))
+        launch = native.launch(int(runner.function), geometry.grid, geometry.block, runner.arguments(1, turn))
         return [*to_device, launch, *to_host, native.wait()]
 
     def closed(self, calls: int) -> Array:
@@ -70,7 +81,13 @@ class Requests:
         if self.native is not None:
             found: Array = self.native.closed_loop(self.steps, calls)
             return found
-        return python_loop(lambda: self.runner.run(1, whole=True), calls)
+        return python_loop(self.runner.ask, calls)
+
+    def close(self) -> None:
+        """Destroy the graphs."""
+        for graph in self._graphs:
+            self.runner.device.drop(graph)
+        self._graphs = []
 
     def facts(self, opened: bool) -> dict[str, Any]:
         """`latency` of the closed loop; `served` too where asked: lookups (or calls) a second by limit in ms."""

@@ -2,12 +2,14 @@
 
 The native backend's kernels as they are, their outputs page-locked; each call is followed by the copy and its wait. A
 sample is the mean of the calls, timed by the team, plus that of the copies, timed by the request driver (or in Python
-where it is not built): nothing of Python is in either, and the two do not overlap.
+where it is not built): nothing of Python is in either, and the two do not overlap. In modes `closed` and `open` the
+team's serving thread makes the copy and its wait the last part of every request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ import numpy as np
 from pykernels.backends.base import Runner, Session
 from pykernels.backends.cuda_driver import Buffer, CupyDevice, Device, missing_cupy
 from pykernels.backends.cuda_requests import python_loop
+from pykernels.errors import DeviceLost, PykernelsError
 from pykernels.machine import gpu as gpus
 from pykernels.model import Case, Implementation, Machine, Problem, Samples, Skipped
 
@@ -24,8 +27,6 @@ Array = np.ndarray[Any, Any]
 
 def skip(case: Case, machine: Machine) -> Skipped | None:
     """Why results cannot go to a GPU here, or None."""
-    if case.placement.mode:
-        return Skipped(reason=f'ends C1 are measured call by call, not with timing = "{case.placement.mode}"')
     if not machine.gpus:
         return Skipped(reason=f"ends C1 put results on a GPU: {gpus.why_none()}", hint="pykernels check")
     reason = missing_cupy()
@@ -35,18 +36,20 @@ def skip(case: Case, machine: Machine) -> Skipped | None:
 class DeviceResults:
     """A session whose runners leave their outputs on gpu:0."""
 
-    def __init__(self, session: Session, open_device: Callable[[int], Device] = CupyDevice) -> None:
-        self.session, self.device = session, open_device(0)
+    def __init__(
+        self, session: Session, open_device: Callable[[int], Device] = CupyDevice, *, requests: bool = False
+    ) -> None:
+        self.session, self.device, self.requests = session, open_device(0), requests
 
     def prepare(self, problem: Problem, implementation: Implementation) -> Runner:
         """The CPU's runner with its outputs page-locked, and their places on the device."""
-        return DeviceResultsRunner(self.device, problem, self.session.prepare(problem, implementation))
+        return DeviceResultsRunner(self.device, problem, self.session.prepare(problem, implementation), self.requests)
 
 
 class DeviceResultsRunner:
     """A base.Runner around the CPU's."""
 
-    def __init__(self, device: Device, problem: Problem, runner: Runner) -> None:
+    def __init__(self, device: Device, problem: Problem, runner: Runner, requests: bool = False) -> None:
         self.device, self.runner = device, runner
         self.host = {name: _buffer(view) for name, view in runner.outputs().items()}
         self.shapes = {name: (view.dtype, view.shape) for name, view in runner.outputs().items()}
@@ -55,6 +58,17 @@ class DeviceResultsRunner:
         self.there = {name: device.alloc(buffer.nbytes) for name, buffer in self.host.items()}
         self._native, self._steps = self._driver()
         self._link_s: list[float] = []
+        self._program = self._part_of_requests() if requests else None
+
+    def _part_of_requests(self) -> Any:
+        """The copy and its wait as the last part of every request of the CPU's runner. Raises PykernelsError."""
+        if self._native is None:
+            raise PykernelsError(
+                "requests with ends C1 need the native request driver, which is not part of this build"
+            )
+        program = import_module("pykernels._requests").Program(self._native, self._steps)
+        self.runner.after = program.after  # type: ignore[attr-defined]
+        return program
 
     def _driver(self) -> tuple[Any, list[Any]]:
         from pykernels.backends.cuda_requests import native_driver
@@ -93,6 +107,10 @@ class DeviceResultsRunner:
     def sample(self, reps: int, count: int) -> Samples:
         """Seconds of a call and its copy, with the team's indicators."""
         samples = self.runner.sample(reps, count)
+        if self._program is not None:
+            if self._program.error:
+                raise DeviceLost(self._program.error)
+            return samples
         link = [self._link(reps) for _ in samples.samples_s]
         self._link_s += link
         together = [call + copy for call, copy in zip(samples.samples_s, link, strict=True)]

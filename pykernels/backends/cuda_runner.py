@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pykernels.backends.cuda_operands import HotRows, Operands, calls_of_launch
-from pykernels.backends.cuda_requests import Requests
+from pykernels.backends.cuda_requests import MOST_NODES, Requests
 from pykernels.backends.cuda_table import Entry, pack_args, split_variant
 from pykernels.machine.gpu import Reading
 from pykernels.model import Problem, Samples
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-#: nodes of a graph of calls; longer spans replay it
+#: calls of a graph where index sets are few (as many as there are, where they are more); longer spans replay it
 GRAPH_NODES = 64
+#: graphs kept
+GRAPHS = 16
 #: operations queued behind a closed gate at most: far below the depth at which a queue makes the host wait
 GATED_OPERATIONS = 256
 GATE_LIMIT_NS = 50_000_000
@@ -122,7 +124,10 @@ class KernelRunner:
         self.geometry = entry.launch(self.dims, self.device.facts.sms, self.tune)
         self.operands = Operands(session, problem)
         self.hot: HotRows | None = None
-        self._graphs: dict[int, Any] = {}
+        self.sets = int(getattr(problem, "sets", 1))
+        few = self.sets <= GRAPH_NODES
+        self.nodes = GRAPH_NODES // self.sets * self.sets if few else min(self.sets, MOST_NODES)
+        self._graphs: dict[tuple[int, int], Any] = {}
         self._readings: dict[str, Reading] = {}
         self._turn = 0  # calls made: rotating operands are at this one's set
         self._requests: Requests | None = None
@@ -133,6 +138,8 @@ class KernelRunner:
                 self.hot = HotRows(self.operands, session.cached_percent)
             self.spans = Spans(session)
             self.run(1)
+            if self.operands.arriving or self.operands.leaving:
+                self.ask()  # nothing may be met for the first time behind a closed gate
         except BaseException:
             self.operands.close()
             raise
@@ -154,21 +161,25 @@ class KernelRunner:
         """See Operands.poison."""
         self.operands.poison()
 
-    def run(self, calls: int, *, whole: bool = False) -> None:
-        """Run untimed, and wait; `whole` calls take what crosses the link along."""
+    def run(self, calls: int) -> None:
+        """Run untimed from the first index set on, without what crosses the link, and wait."""
         self._turn = 0
         launches = -(-calls // self.each)
         for _ in range(1 if self.entry.loops else launches):
-            if whole:
-                self._call()
-            else:
-                self._launch(launches if self.entry.loops else 1)
+            self._launch(launches if self.entry.loops else 1)
+        self.device.synchronize()
+
+    def ask(self) -> None:
+        """The next call as a request: with what crosses the link, and waited for."""
+        self._call()
         self.device.synchronize()
 
     def sample(self, reps: int, count: int) -> Samples:
         """`count` samples in the placement's mode; `host_s` is the end-to-end time of a call."""
         mode = self.session.placement.mode
         launches = max(1, round(reps / self.each))
+        if mode not in ("cold", "closed", "open") and not (self.plain or self.entry.loops):
+            launches = -(-launches // self.sets) * self.sets  # each index set as often as the others
         samples = Samples(samples_s=[], reps=launches * self.each)
         if mode == "sustained" and "before" not in self._readings:
             self._energy = self._load_for(SUSTAIN_S)
@@ -212,6 +223,8 @@ class KernelRunner:
         for graph in self._graphs.values():
             self.device.drop(graph)
         self._graphs = {}
+        if self._requests is not None:
+            self._requests.close()
         self.spans.close()
         if self.hot is not None:
             self.hot.close()
@@ -219,9 +232,9 @@ class KernelRunner:
 
     # ------------------------------------------------------------------------------------------------------- queueing
 
-    def arguments(self, reps: int) -> bytes:
-        """The parameter block of one launch."""
-        pointers = self.operands.pointers(self._turn)
+    def arguments(self, reps: int, turn: int | None = None) -> bytes:
+        """The parameter block of one launch, of the index set whose turn it is."""
+        pointers = self.operands.pointers(self._turn if turn is None else turn)
         if self.hot is not None:
             pointers = self.hot.pointers(pointers)
         return pack_args(
@@ -248,26 +261,46 @@ class KernelRunner:
         if self.plain:
             self._call_often(count)
             return
-        for nodes in (*[GRAPH_NODES] * (count // GRAPH_NODES), count % GRAPH_NODES):
-            if nodes:
-                self.device.replay(self.graph(nodes))
+        for first, nodes in self._chunks(count):
+            self.device.replay(self.graph(first, nodes))
+            self._turn += nodes
 
-    def graph(self, nodes: int) -> Any:
-        """A graph of so many calls; two are kept, the full one and the last rest."""
-        if nodes not in self._graphs:
-            for old in [size for size in self._graphs if size != GRAPH_NODES]:
-                self.device.drop(self._graphs.pop(old))
-            self._graphs[nodes] = self.device.capture(lambda: self._call_often(nodes))
-        return self._graphs[nodes]
+    def _chunks(self, count: int) -> list[tuple[int, int]]:
+        """(first set, calls) of the graphs that make `count` calls, from the set on whose turn it is; few sets begin
+        anew with every graph."""
+        found, turn, few = [], self._turn, self.sets <= GRAPH_NODES
+        while count > 0:
+            first = 0 if few else turn % self.sets
+            nodes = min(self.nodes, count) if few else min(self.nodes, count, self.sets - first)
+            found.append((first, nodes))
+            turn, count = turn + nodes, count - nodes
+        return found
+
+    def graph(self, first: int, nodes: int) -> Any:
+        """A graph of so many calls from a set on; the last GRAPHS are kept."""
+        if (first, nodes) not in self._graphs:
+            if len(self._graphs) == GRAPHS:
+                self.device.drop(self._graphs.pop(next(iter(self._graphs))))
+            self._graphs[first, nodes] = self.capture(first, nodes)
+        return self._graphs[first, nodes]
+
+    def capture(self, first: int, nodes: int) -> Any:
+        """A new graph of so many calls from a set on."""
+        turn, self._turn = self._turn, first
+        try:
+            return self.device.capture(lambda: self._call_often(nodes))
+        finally:
+            self._turn = turn
 
     def _steady(self, reps: int) -> tuple[float, float]:
         if self.entry.loops:
             return self.spans.device_time(lambda: self._launch(reps), 1)
         plain = self.plain
-        if not plain:  # captured before the gate closes
-            for nodes in {min(reps, GRAPH_NODES), reps % GRAPH_NODES} - {0}:
-                self.graph(nodes)
-        operations = reps if plain else -(-reps // GRAPH_NODES)
+        if not plain:  # captured before the gate closes; the same graphs for every sample
+            self._turn = 0
+            for chunk in self._chunks(reps):
+                self.graph(*chunk)
+        operations = reps if plain else len(self._chunks(reps))
         return self.spans.device_time(lambda: self._calls(reps), operations)
 
     def _cold(self, reps: int) -> tuple[float, float]:

@@ -142,15 +142,17 @@ class CupyLibrary:
 class CupySession:
     """One device."""
 
-    def __init__(self, index: int) -> None:
-        self.library = CupyLibrary(index)
+    def __init__(self, index: int, about: Mapping[str, Any]) -> None:
+        self.library, self.about = CupyLibrary(index), about
 
     def prepare(self, problem: Problem, implementation: Implementation) -> Runner:
         """Arrays filled and the expression run once, which compiles what it needs."""
         function = function_for(problem)
         if function is None:
             raise PykernelsError(f"cupy has no {problem.kernel} of this kind")
-        return gpu_arrays.ArrayRunner(self.library, problem, lambda a: function(self.library.cp, problem, a))
+        return gpu_arrays.ArrayRunner(
+            self.library, problem, lambda a: function(self.library.cp, problem, a), self.about
+        )
 
 
 class CupyBackend:
@@ -174,7 +176,8 @@ class CupyBackend:
 
     def open(self, placement: Placement, machine: Machine) -> CupySession:
         """Import CuPy and choose the device."""
-        return CupySession(int(placement.device.partition(":")[2] or 0))
+        about = gpu_arrays.device_facts(placement, machine)
+        return CupySession(int(placement.device.partition(":")[2] or 0), about)
 
 
 BACKEND = CupyBackend()

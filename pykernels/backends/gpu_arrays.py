@@ -19,7 +19,7 @@ from pykernels.errors import PykernelsError
 from pykernels.kernels import dtypes
 from pykernels.kernels import random as inputs
 from pykernels.machine import gpu as gpus
-from pykernels.model import Case, Machine, Operand, Problem, Samples, Skipped
+from pykernels.model import Case, Machine, Operand, Placement, Problem, Samples, Skipped
 
 Array = np.ndarray[Any, Any]
 HOST_CALLS = 8
@@ -41,8 +41,14 @@ class Library(Protocol):
 class ArrayRunner:
     """A base.Runner: `call(arrays)` queues one call on arrays by operand name."""
 
-    def __init__(self, library: Library, problem: Problem, call: Callable[[Mapping[str, Any]], None]) -> None:
-        self.library, self.problem, self._function = library, problem, call
+    def __init__(
+        self,
+        library: Library,
+        problem: Problem,
+        call: Callable[[Mapping[str, Any]], None],
+        about: Mapping[str, Any] = {},
+    ) -> None:
+        self.library, self.problem, self._function, self._about = library, problem, call, about
         self._host = {o.name: host_array(problem, o) for o in problem.operands()}
         self.arrays = {name: library.to_device(array) for name, array in self._host.items()}
         indices = self.arrays.get("indices")
@@ -99,13 +105,24 @@ class ArrayRunner:
         return samples
 
     def facts(self) -> dict[str, Any]:
-        """The library's facts."""
-        return self.library.facts()
+        """The device's and the library's facts."""
+        return {**self._about, **self.library.facts()}
 
     def close(self) -> None:
         """Drop the arrays, and what the library keeps of their memory."""
         self.arrays, self._sets = {}, []
         self.library.release()
+
+
+def device_facts(placement: Placement, machine: Machine) -> dict[str, Any]:
+    """What every record keeps of its GPU."""
+    gpu = gpus.find(machine, placement.device)
+    if gpu is None:
+        return {}
+    return {
+        "gpu": gpu.name, "compute_capability": gpu.compute_capability, "sms": gpu.sms,
+        "driver": gpu.driver.removeprefix("CUDA "), "l2_bytes": gpu.l2_bytes,
+    }  # fmt: skip
 
 
 def host_array(problem: Problem, operand: Operand) -> Array:

@@ -155,7 +155,7 @@ class NativeBackend:
             return session
         from pykernels.backends.cuda_results import DeviceResults
 
-        return DeviceResults(session)
+        return DeviceResults(session, requests=placement.mode in MODES)
 
 
 class NativeSession:
@@ -270,6 +270,7 @@ class NativeRunner:
         self._seen: dict[str, list[float]] = {}  # the problem's own facts, after each batch of samples
         self._requests: NativeRequests | None = None
         self._latency: dict[str, Any] = {}
+        self.after = (0, 0)  # see NativeRequests: who sends results on sets it
         self._energy = Energy() if any(operand.shared for operand in self._operands) else None
         pointers = [buffers.pointer(operand) for operand in self._operands]
         self._call = (
@@ -321,7 +322,7 @@ class NativeRunner:
         from pykernels.backends.native_requests import NativeRequests
 
         if self._requests is None:
-            self._requests = NativeRequests(self._session.team, self._call)
+            self._requests = NativeRequests(self._session.team, self._call, self.after)
             lookups = int(self._problem.figure().amount)
             self._latency = self._requests.facts(self._session.placement.mode == "open", lookups)
         return self._requests.samples(reps, count)

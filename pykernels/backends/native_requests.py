@@ -22,16 +22,17 @@ PROBE_CALLS, WARM_CALLS, SEED = 5, 100, 7
 
 
 class NativeRequests:
-    """One native call as a request. `call`: the arguments that name it to the team."""
+    """One native call as a request. `call`: the arguments that name it to the team; `after`: a C function void(void*)
+    and its argument, the last part of every request (0: none)."""
 
-    def __init__(self, team: Any, call: tuple[Any, ...]) -> None:
-        self.team, self.call = team, call
+    def __init__(self, team: Any, call: tuple[Any, ...], after: tuple[int, int] = (0, 0)) -> None:
+        self.team, self.call, self.after = team, call, after
         self.served = 0  # requests so far: where rotating passes go on
 
     def loop(self, calls: int, rate: float = 0.0) -> tuple[Array, float, int]:
         """Nanoseconds of each request (one in flight, or Poisson arrivals of `rate` a second), the lowest thread's CPU
         time over wall time, and involuntary switches."""
-        found, share, switches = self.team.serve(*self.call, calls, self.served, rate, SEED)
+        found, share, switches = self.team.serve(*self.call, calls, self.served, rate, SEED, *self.after)
         self.served += calls
         return np.asarray(found, np.int64), share, switches
 

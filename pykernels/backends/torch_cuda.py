@@ -132,15 +132,15 @@ class TorchLibrary:
 class TorchCudaSession:
     """One device."""
 
-    def __init__(self, device: str) -> None:
-        self.library = TorchLibrary(device)
+    def __init__(self, device: str, about: Mapping[str, Any]) -> None:
+        self.library, self.about = TorchLibrary(device), about
 
     def prepare(self, problem: Problem, implementation: Implementation) -> Runner:
         """Tensors filled and the expression run once."""
         function = function_for(problem)
         if function is None:
             raise PykernelsError(f"torch has no {problem.kernel} of this kind on a GPU")
-        return gpu_arrays.ArrayRunner(self.library, problem, lambda a: self._call(function, problem, a))
+        return gpu_arrays.ArrayRunner(self.library, problem, lambda a: self._call(function, problem, a), self.about)
 
     def _call(self, function: Callable[[Any, Problem, Arrays], None], problem: Problem, a: Arrays) -> None:
         with self.library.torch.no_grad():
@@ -167,7 +167,8 @@ class TorchCudaBackend:
 
     def open(self, placement: Placement, machine: Machine) -> TorchCudaSession:
         """Import torch and choose the device."""
-        return TorchCudaSession(f"cuda:{placement.device.partition(':')[2] or 0}")
+        about = gpu_arrays.device_facts(placement, machine)
+        return TorchCudaSession(f"cuda:{placement.device.partition(':')[2] or 0}", about)
 
 
 BACKEND = TorchCudaBackend()

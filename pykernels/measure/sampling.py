@@ -123,5 +123,6 @@ def relative_half_width(samples: Samples) -> float:
 
 
 def _extend(samples: Samples, more: Samples) -> None:
+    samples.reps = max(samples.reps, more.reps)  # a runner may round them up
     for name in ("samples_s", "cpu_over_wall", "involuntary_switches", "clock_ghz", "start_skew_s", "host_s"):
         getattr(samples, name).extend(getattr(more, name))

@@ -38,6 +38,8 @@ def _table(kernel: str, points: list[KernelPoint], details: dict[str, Timed], wi
     lookups = kernel in LOOKUPS
     rate = "M lookups/s" if lookups else "GFLOP/s"
     columns = ["case", "by", rate, "GB/s", "FLOP/B", "share of its roof", "roof", "best peer"]
+    on_gpu = any(point.host_s for point in points)  # two clocks, never one figure
+    columns += ["us on\ndevice", "us for\nhost"] if on_gpu else []
     rows = []
     for point in points:
         detail = details[point.case_id]
@@ -48,9 +50,11 @@ def _table(kernel: str, points: list[KernelPoint], details: dict[str, Timed], wi
             f"{_what(point)} *{point.threads}", f"{'* ' if detail.best else ''}{point.backend}/{point.variant}",
             format_value(value), format_value(point.gbps), f"{point.intensity:.3g}", share,
             detail.terms[0].name if detail.terms else "", peer,
+            *([format_value(point.time_s * 1e6), format_value(point.host_s * 1e6) if point.host_s else ""]
+              if on_gpu else []),
         ])  # fmt: skip
     head = f"{kernel}   (* best implementation; best peer: its time over this one's; share paired over launches)"
-    return "\n".join([paragraph(head, width), table(columns, rows, width, right=(2, 3, 4))])
+    return "\n".join([paragraph(head, width), table(columns, rows, width, right=(2, 3, 4, 8, 9))])
 
 
 def _bounds(low: float, high: float) -> str:

@@ -63,7 +63,7 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
     labels = "/".join(dict.fromkeys(roof.label for roof, _ in rows))
     head += f"   {labels}, {_basis(*common)}"
     pages = {roof.pages for roof, _ in rows}
-    dtypes = {roof.dtype for roof, _ in rows if roof.kind != "compute"}
+    dtypes = {roof.dtype for roof, _ in rows if roof.kind not in ("compute", "launch", "link")}
     shares = any(extra.share for _, extra in rows)
     cycles = any(extra.per_cycle for _, extra in rows)
     columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
@@ -91,9 +91,13 @@ def _basis(scope: str, interval: str, launches: int) -> str:
 
 
 def _name(roof: Roof, pages: set[str], dtypes: set[str]) -> str:
-    """`L2 load`, `fp64 fma`; dtype, row width and pages where they tell rows apart."""
+    """`L2 load`, `fp64 fma`, `link h2d 1 MiB`; dtype, row width and pages where they tell rows apart."""
+    if roof.kind == "launch":
+        return f"launch, {roof.op}"
     parts = [roof.dtype if roof.kind == "compute" else roof.level, roof.op]
-    if len(dtypes) > 1 and roof.kind != "compute":
+    if roof.kind == "link" and roof.working_set:
+        parts.append(format_size(roof.working_set // (4 if roof.op == "both" else 2)))
+    elif len(dtypes) > 1 and roof.kind != "compute":
         parts.append(roof.dtype)
     if roof.row_bytes:
         parts.append(f"{format_size(roof.row_bytes)} rows")
@@ -129,9 +133,12 @@ def _notes(name: str, roof: Roof, common: tuple[str, str, int]) -> list[str]:
 
 def _ridges(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], ridges: list[Ridge], width: int) -> str:
     """Ridge points of one team: a row for each bandwidth roof, a column for each peak."""
-    _, threads, isa = key
-    device = rows[0][0].device
+    domain, threads, isa = key
+    device, roofs = rows[0][0].device, [roof for roof, _ in rows]
+    streams = {(roof.level, roof.op) for roof in roofs if roof.kind == "bandwidth"}
     mine = [ridge for ridge in ridges if (ridge.device, ridge.threads, ridge.isa) == (device, threads, isa)]
+    if domain != device:  # a mode or memory of its own: only what was measured in it
+        mine = [ridge for ridge in mine if (ridge.level, ridge.op) in streams]
     if not mine:
         return ""
     peaks = list(dict.fromkeys((ridge.dtype, ridge.unit) for ridge in mine))

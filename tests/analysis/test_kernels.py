@@ -12,7 +12,7 @@ from synthetic import KIB, MIB, Noise, Spec
 from pykernels.analysis.crossover.workload import zipf_share
 from pykernels.analysis.kernels import analyse
 from pykernels.errors import UsageError
-from pykernels.model import Figure, Record
+from pykernels.model import Figure, Measured, Record
 from pykernels.report import kernels as report
 from pykernels.store import Run
 
@@ -142,9 +142,27 @@ def test_json_has_the_published_fields() -> None:
     assert set(data) == {"points", "flags"}
     assert list(data["points"][0]) == [
         "case_id", "kernel", "backend", "variant", "dtype", "threads", "isa", "gflops", "gbps", "lookups_per_s",
-        "intensity", "roof", "share", "low", "high", "time_s", "peer_ratio",
+        "intensity", "roof", "share", "low", "high", "time_s", "peer_ratio", "host_s",
     ]  # fmt: skip
     assert set(data["points"][0]["roof"]) == {"device", "kind", "level", "op", "dtype", "threads", "isa"}
+
+
+def test_a_gpus_two_clocks_stand_beside_each_other() -> None:
+    gpu = {"device": "gpu:0", "isa": ""}
+    specs = [synthetic.bandwidth("DRAM", 3000.0, **gpu), synthetic.kernel("gemv", 1000.0, 0.5, backend="cuda", **gpu)]
+    run = synthetic.run(specs)
+    for record in run.records:  # each call takes the host 7 us more; half of the samples were too short for the clock
+        assert isinstance(record.outcome, Measured)
+        record.outcome.host_s = [seconds + 7e-6 for seconds in record.outcome.samples_s]
+        record.outcome.clock_ghz = [0.0, 1.7] * (len(record.outcome.samples_s) // 2)
+    answer = analyse([run])
+    (point,) = answer.points
+    assert point.host_s == pytest.approx(point.time_s + 7e-6, rel=0.05)
+    text = report.text(answer, 140)
+    assert "us on" in text
+    assert "us for" in text
+    on_cpu = [synthetic.bandwidth("DRAM", 40.0), synthetic.kernel("gemv", 10.0, 0.5)]
+    assert "us on" not in report.text(analyse([synthetic.run(on_cpu)]), 140)
 
 
 def test_text_and_pictures(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,20 +39,53 @@ def test_every_source_compiles_for_every_architecture(source: str, arch: str) ->
         assert figures.shared <= STATIC_SHARED
 
 
-@pytest.mark.usefixtures("nvrtc")
-def test_ptx_names_its_target_and_entries() -> None:
+def ptx_of(source: str, arch: str) -> str:
     from cuda.bindings import nvrtc
 
-    path = cuda_compile.sources() / "launch.cu"
-    text = path.read_text().encode()
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"--include-path={path.parent}".encode()]
-    _, program = nvrtc.nvrtcCreateProgram(text, b"launch.cu", 0, [], [])
+    path = cuda_compile.sources() / f"{source}.cu"
+    options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", f"--include-path={path.parent}".encode()]
+    _, program = nvrtc.nvrtcCreateProgram(path.read_bytes(), path.name.encode(), 0, [], [])
     assert int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0]) == 0
     ptx = b" " * nvrtc.nvrtcGetPTXSize(program)[1]
     nvrtc.nvrtcGetPTX(program, ptx)
-    assert b".target sm_90a" in ptx
-    assert b".entry launch____none__empty" in ptx
-    assert b"%globaltimer" in ptx
+    return ptx.decode()
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_ptx_names_its_target_and_entries() -> None:
+    ptx = ptx_of("launch", "sm_90a")
+    assert ".target sm_90a" in ptx
+    assert ".entry launch____none__empty" in ptx
+    assert "%globaltimer" in ptx
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_each_step_of_a_chase_is_a_load_and_nothing_else() -> None:
+    for kernel in ptx_of("chase", "sm_90").split(".entry ")[1:]:
+        lines = [line.strip() for line in kernel.splitlines() if line.strip() and "inline asm" not in line]
+        loads = [n for n, line in enumerate(lines) if re.match(r"ld\.global\.c[ag]\.u64", line)]
+        unrolled = max((list(run) for run in _runs(loads)), key=len)
+        assert len(unrolled) == 8
+        for before, after in pairwise(unrolled):  # each address is what the load before it gave
+            assert lines[before].split()[1].rstrip(",") == lines[after].split()[2].strip("[];")
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Consecutive numbers."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][-1] == number - 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_a_running_kernel_loads_each_request_anew() -> None:
+    for kernel in ptx_of("embedding", "sm_90").split(".entry ")[1:]:
+        name = kernel.partition("(")[0]
+        assert (kernel.count("ld.volatile.global") > 10) is name.endswith("persistent"), name
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -16,6 +16,7 @@ from pykernels import worker
 from pykernels.backends import cuda, cuda_driver
 from pykernels.backends.cuda import CudaSession
 from pykernels.errors import DeviceLost, PykernelsError
+from pykernels.kernels.embedding import EmbeddingBag
 from pykernels.kernels.launch import LaunchFloor
 from pykernels.kernels.link import Link
 from pykernels.kernels.stream import Stream
@@ -383,7 +384,7 @@ def test_open_loops_find_the_rate_served_within_each_limit(
             return lambda *arguments: name
 
         def closed_loop(self, steps: list[str], calls: int) -> Any:
-            assert steps == ["launch", "wait"]
+            assert steps == ["launch", "wait", "next"]
             return np.full(calls, 100_000)
 
         def open_loop(self, steps: list[str], calls: int, rate: float, seed: int) -> Any:
@@ -428,3 +429,66 @@ def test_modes_and_paths_that_mean_nothing_are_refused(
     monkeypatch.setattr(backend, "missing", lambda device: None)
     skipped = backend.skip(case(problems[kernel], "", **placement), MACHINE)
     assert (skipped is None) is known, skipped
+
+
+def rotating(sets: int) -> EmbeddingBag:
+    return EmbeddingBag(dtype="fp32", rows=(97,), dim=32, batch=2, pooling=((1, 1),), sets=sets)
+
+
+@pytest.mark.parametrize(
+    ("sets", "asked", "made", "chunks"),
+    [
+        (1, 70, 70, [(0, 64), (0, 6)]),
+        (3, 70, 72, [(0, 63), (0, 9)]),
+        (100, 70, 100, [(0, 100)]),
+        (1000, 70, 1000, [(0, 512), (512, 488)]),
+    ],
+)
+def test_every_index_set_is_looked_up_as_often_as_the_others(
+    fake_session: Opener, sets: int, asked: int, made: int, chunks: list[tuple[int, int]]
+) -> None:
+    runner = runner_of(fake_session(), rotating(sets), "warp")
+    device, seen = fake(runner.session), []
+    launch = device.launch
+
+    def noted(function: Any, geometry: Any, args: bytes) -> None:
+        if function.kernel == "embedding_bag":
+            seen.append(int(np.frombuffer(args, np.uint64, 2)[1]))  # where the indices of the call are
+        launch(function, geometry, args)
+
+    device.launch = noted  # type: ignore[method-assign]
+    samples = runner.sample(asked, 1)
+    assert samples.reps == made
+    assert list(runner._graphs) == chunks
+    captured = seen[: sum(nodes for _, nodes in chunks)]
+    base, size = runner.operands.buffers["indices"].pointer, 2 * 4
+    counts = np.bincount([(pointer - base) // size for pointer in captured], minlength=sets)
+    assert set(counts.tolist()) == {made // sets}
+    runner.close()
+
+
+@pytest.mark.parametrize("path", ["plain", "graph"])
+def test_requests_look_up_each_index_set_in_turn(
+    fake_session: Opener, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    class Native:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            return lambda *arguments: (name, arguments[0] if arguments else None)
+
+        def closed_loop(self, steps: list[Any], calls: int) -> Any:
+            return np.full(calls, 1000)
+
+    monkeypatch.setattr("pykernels.backends.cuda_requests.native_driver", lambda session: Native())
+    session = fake_session(mode="closed", ends="G1", launch=path)
+    monkeypatch.setattr(FakeDevice, "launch", lambda self, function, launch, args: None)
+    monkeypatch.setattr(FakeDevice, "load", lambda self, cubin, symbol: Entry7(symbol))
+    monkeypatch.setattr(FakeDevice, "capture", lambda self, body: 8)
+    runner = runner_of(session, rotating(3), "warp")
+    runner.sample(5, 1)
+    steps = runner._requests.steps
+    base = runner.operands.buffers["indices"].pointer
+    arrived = [(to - base) // 8 for name, to in steps if name == "to_device"][::2]  # indices, then offsets
+    assert arrived == ([0, 1, 2] if path == "plain" else [])
+    assert [name for name, _ in steps].count("next") == 3
+    assert [name for name, _ in steps].count("graph") == (3 if path == "graph" else 0)
+    runner.close()

@@ -21,7 +21,7 @@ from pykernels.kernels.mma import Mma
 from pykernels.kernels.softmax import Softmax
 from pykernels.kernels.stream import Stream
 from pykernels.measure import verify
-from pykernels.model import Case, Implementation, Operand, Placement, Problem, Recipe
+from pykernels.model import Case, Gpu, Implementation, Machine, Operand, Placement, Problem, Recipe
 
 Opener = Callable[..., CudaSession]
 
@@ -115,3 +115,12 @@ def test_the_native_generator_fills_what_is_large(monkeypatch: pytest.MonkeyPatc
     operand = Operand("x", "in", (37, 40), dtype, recipe)
     found = gpu_arrays.host_array(Stream(op="copy", n=1, dtype="fp32"), operand)
     np.testing.assert_array_equal(found, random.array(operand))
+
+
+def test_records_of_libraries_name_their_gpu() -> None:
+    gpu = Gpu(index=1, name="NVIDIA L4", compute_capability="8.9", sms=58, l2_bytes=48 << 20, driver="CUDA 12.4")
+    machine = Machine(id="m", arch="x86_64", gpus=(gpu,))
+    assert gpu_arrays.device_facts(Placement(device="gpu:1"), machine) == {
+        "gpu": "NVIDIA L4", "compute_capability": "8.9", "sms": 58, "driver": "12.4", "l2_bytes": 48 << 20,
+    }  # fmt: skip
+    assert gpu_arrays.device_facts(Placement(device="gpu:0"), machine) == {}

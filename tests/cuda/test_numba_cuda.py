@@ -149,7 +149,7 @@ def test_torch_expressions_agree_with_the_reference(problem: Problem) -> None:
     from pykernels.backends.torch_cuda import TorchCudaSession
     from pykernels.measure import verify
 
-    runner = TorchCudaSession("cpu").prepare(problem, Implementation("torch_cuda", "", "expression"))
+    runner = TorchCudaSession("cpu", {}).prepare(problem, Implementation("torch_cuda", "", "expression"))
     assert verify.check_full(problem, runner) is None
     assert runner.sample(4, 2).samples_s[0] > 0
     runner.close()

@@ -97,6 +97,17 @@ def test_graphs_launch(requests_module: ModuleType, library: Path, fake: ctypes.
     assert fake.fake_count(GRAPH) == 10
 
 
+def test_requests_of_a_list_take_turns(requests_module: ModuleType, library: Path, fake: ctypes.CDLL) -> None:
+    driver = cuda(requests_module, library)
+    first, second = [driver.launch(7, 1, 32, bytes(8)), driver.wait()], [driver.graph(9), driver.wait()]
+    driver.closed_loop([*first, driver.next(), *second, driver.next()], calls=5)
+    assert (fake.fake_count(LAUNCH), fake.fake_count(GRAPH), fake.fake_count(WAIT)) == (3, 2, 5)
+    driver.closed_loop([*first, driver.next(), *second], calls=4)  # the end of the list ends a request too
+    assert (fake.fake_count(LAUNCH), fake.fake_count(GRAPH)) == (5, 4)
+    with pytest.raises(RuntimeError, match="needs a step"):
+        driver.closed_loop([], calls=1)
+
+
 def test_an_open_loop_counts_the_wait(requests_module: ModuleType, library: Path, fake: ctypes.CDLL) -> None:
     """Requests of 50 us that come twice as fast queue up: the last waits about half of all the work."""
     fake.fake_reset(50_000, 0, 0)

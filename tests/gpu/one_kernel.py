@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from pykernels.backends.cuda import BACKEND, CudaSession
 from pykernels.backends.cuda_table import pack_args
@@ -53,14 +54,12 @@ def copy() -> int:
 def bench() -> int:
     """Our median against cuda-bench's mean of the same launches."""
     import cuda.bench
-    import cupy
 
     session = open_session()
-    runner = session.prepare(PROBLEM, Implementation("cuda", "", VARIANT))
+    runner: Any = session.prepare(PROBLEM, Implementation("cuda", "", VARIANT))
     ours = median(runner.sample(4, 25).samples_s)
     entry, function = session.entry(PROBLEM, VARIANT), session.function(session.entry(PROBLEM, VARIANT))
-    a, b = cupy.zeros(N, cupy.float32), cupy.empty(N, cupy.float32)
-    args = pack_args([a.data.ptr, b.data.ptr], [N], [1.0], reps=1, tune=16, scratch=session.scratch.pointer)
+    args = pack_args(runner.operands.pointers(), [N], [1.0], reps=1, tune=16, scratch=session.scratch.pointer)
     geometry = entry.launch([N], session.device.facts.sms, 16)
 
     def copy_of(state: cuda.bench.State) -> None:

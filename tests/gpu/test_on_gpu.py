@@ -26,7 +26,7 @@ from pykernels.kernels.tensor_gemm import TYPES, TensorGemm
 from pykernels.measure import verify
 from pykernels.model import Case, Implementation, Machine, Placement, Problem
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # CuPy warns of what it does not find
 
 
 def lookups(dtype: str, dim: int, **options: object) -> EmbeddingBag:

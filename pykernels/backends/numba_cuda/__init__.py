@@ -135,8 +135,8 @@ class NumbaLibrary:
 class NumbaCudaSession:
     """One device, each kernel compiled once per signature by Numba itself."""
 
-    def __init__(self, index: int) -> None:
-        self.library = NumbaLibrary(index)
+    def __init__(self, index: int, about: Mapping[str, Any]) -> None:
+        self.library, self.about = NumbaLibrary(index), about
         self._jitted: dict[str, Any] = {}
 
     def prepare(self, problem: Problem, implementation: Implementation) -> Runner:
@@ -145,7 +145,9 @@ class NumbaCudaSession:
         if name not in self._jitted:
             self._jitted[name] = self.library.cuda.jit(kernels()[name])
         jitted = self._jitted[name]
-        return gpu_arrays.ArrayRunner(self.library, problem, lambda a: queue(problem, jitted, self.library.sms, a))
+        return gpu_arrays.ArrayRunner(
+            self.library, problem, lambda a: queue(problem, jitted, self.library.sms, a), self.about
+        )
 
 
 class NumbaCudaBackend:
@@ -170,7 +172,8 @@ class NumbaCudaBackend:
 
     def open(self, placement: Placement, machine: Machine) -> NumbaCudaSession:
         """Import numba and choose the device."""
-        return NumbaCudaSession(int(placement.device.partition(":")[2] or 0))
+        about = gpu_arrays.device_facts(placement, machine)
+        return NumbaCudaSession(int(placement.device.partition(":")[2] or 0), about)
 
 
 BACKEND = NumbaCudaBackend()
