@@ -32,7 +32,8 @@ class NativeRequests:
     def loop(self, calls: int, rate: float = 0.0) -> tuple[Array, float, int]:
         """Nanoseconds of each request (one in flight, or Poisson arrivals of `rate` a second), the lowest thread's CPU
         time over wall time, and involuntary switches."""
-        found, share, switches = self.team.serve(*self.call, calls, self.served, rate, SEED, *self.after)
+        after = self.after if self.after[0] else ()
+        found, share, switches = self.team.serve(*self.call, calls, self.served, rate, SEED, *after)
         self.served += calls
         return np.asarray(found, np.int64), share, switches
 
