@@ -47,6 +47,7 @@ class Spec:
     bytes: float = 0.0
     working_set: int = 16 * KIB
     clock_ghz: float = 0.0
+    variant: str = "plain"
     outcome: Outcome | None = None  # instead of timings
 
     @property
@@ -183,9 +184,9 @@ def ar1(rng: np.random.Generator, count: int, sd: float, rho: float) -> np.ndarr
 def _record(spec: Spec, launch: int, round_: int, started: float, outcome: Outcome) -> Record:
     return Record(
         case_id=spec.case_id, case=short_hash(spec.case_id), kernel=spec.kernel, params=spec.params, dtype=spec.dtype,
-        backend=spec.backend, isa=spec.isa, variant="plain", device=spec.device, threads=spec.threads, launch=launch,
-        round=round_, started=started, wall_s=0.1, figure=spec.figure, flops=spec.flops, bytes_requested=spec.bytes,
-        bytes_compulsory=spec.bytes, working_set=spec.working_set, outcome=outcome,
+        backend=spec.backend, isa=spec.isa, variant=spec.variant, device=spec.device, threads=spec.threads,
+        launch=launch, round=round_, started=started, wall_s=0.1, figure=spec.figure, flops=spec.flops,
+        bytes_requested=spec.bytes, bytes_compulsory=spec.bytes, working_set=spec.working_set, outcome=outcome,
     )  # fmt: skip
 
 

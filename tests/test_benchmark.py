@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import synthetic
+from readme import readme_example
 
 import pykernels
 from pykernels.errors import UsageError
@@ -16,24 +17,12 @@ from pykernels.store import RunWriter
 
 pytest.importorskip("pykernels._core", reason="the native module is not built")
 
-EXAMPLE = """
-import numpy as np
-
-a = np.ones((256, 256), np.float32)
-x = np.ones(256, np.float32)
-y = np.empty(256, np.float32)
-
-
-def product():
-    np.dot(a, x, out=y)
-"""
-
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "example_product.py").write_text(EXAMPLE)
+    (tmp_path / "my_product.py").write_text(readme_example("my_product.py"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    return "example_product:product"
+    return "my_product:product"
 
 
 @pytest.fixture
@@ -62,6 +51,18 @@ def test_the_worked_example(example: str, roofs: Path) -> None:
     assert (found.point.roof.level, found.point.roof.op) == ("L2", "load")
     assert found.point.share > 0
     assert example in str(found)
+
+
+def test_the_readme_s_call(
+    example: str, roofs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    roofs.rename("RUN.jsonl")
+    exec(compile(readme_example("place.py"), "place.py", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith(f"{example}: ")
+    assert "5 launches" in said
+    assert "] of L2 load" in said
 
 
 def test_a_live_callable_is_timed_here_and_says_so() -> None:

@@ -106,6 +106,10 @@ class Attention(Problem, frozen=True, kw_only=True):
         """One a visible pair: what the exp roof bounds."""
         return self.pairs()
 
+    def about(self) -> dict[str, Any]:
+        """Exponentials of a call."""
+        return {"exponentials": self.exponentials()}
+
     def traffic(self) -> Traffic:
         """The fused counting: q, k, v and o once."""
         each = self.dim * DTYPE_BYTES[self.dtype] * self.batch

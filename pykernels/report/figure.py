@@ -54,7 +54,7 @@ def draw_roofline(roofline: Roofline, dtype: str, path: Path) -> Path:
     name = " ".join(roofline.machine.cpu_model.split()) or roofline.machine.arch
     source = "measured" if roofline.detail.source == "measured" else roofline.detail.source
     figure.suptitle(f"{dtype} roofline, {name}   ({source}, scope {'/'.join(sorted(scopes))})", fontsize=10, color=INK)
-    panels = [_Panel(figure, panel, roofline, dtype, team) for panel, team in zip(axes, teams, strict=False)]
+    panels = [Panel(figure, panel, roofline, dtype, team) for panel, team in zip(axes, teams, strict=False)]
     for panel in panels:
         panel.lines()
     figure.draw_without_rendering()  # lays the axes out; then they stay where the labels expect them
@@ -78,7 +78,7 @@ def _teams(roofline: Roofline, dtype: str) -> list[tuple[str, int]]:
     return teams if len(teams) <= _MOST_PANELS else [*teams[: _MOST_PANELS - 1], teams[-1]]
 
 
-class _Panel:
+class Panel:
     """One team's roofline on one axes."""
 
     def __init__(self, figure: Any, axes: Any, roofline: Roofline, dtype: str, team: tuple[str, int]) -> None:

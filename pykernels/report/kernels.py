@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from pykernels.analysis.kernels import LOOKUPS, KernelPoint, Kernels, Timed
+from pykernels.analysis.kernels import KernelPoint, Kernels, Timed
 from pykernels.analysis.points import Point
 from pykernels.analysis.roofline import Roofline
+from pykernels.analysis.terms import LOOKUPS
 from pykernels.report.table import paragraph, percent, table
 from pykernels.units import format_value
 
@@ -101,7 +102,7 @@ def draw(answer: Kernels, path: Path | str) -> list[Path]:
 
 def _draw_roofs(roofline: Roofline, dtype: str, path: Path) -> Path:
     """The roofs of one dtype, a row for each team of threads: numbered points, and beside them what each number is."""
-    from pykernels.report.figure import _Panel
+    from pykernels.report.figure import Panel
     from pykernels.report.plot import INK, new_figure, save
 
     teams = list(dict.fromkeys((p.domain, p.threads) for p in roofline.detail.points if p.dtype == dtype))
@@ -119,7 +120,7 @@ def _draw_roofs(roofline: Roofline, dtype: str, path: Path) -> Path:
         detail = msgspec.structs.replace(roofline.detail, points=numbered, sweeps=[])
         shown = msgspec.structs.replace(roofline)
         shown.__dict__["detail"] = detail
-        panel = _Panel(figure, axes[2 * row], shown, dtype, team)
+        panel = Panel(figure, axes[2 * row], shown, dtype, team)
         panel.lines()
         panels.append(panel)
         keys.append((axes[2 * row + 1], mine))

@@ -96,10 +96,30 @@ def test_products_and_softmax_take_the_roofs_that_they_resemble() -> None:
     assert found.share == pytest.approx(1e9 / 6 / 10e9 / (1 / 30.0))
 
 
-def _softmax(record: Record) -> Record:
-    if record.kernel != "softmax":
+def test_products_in_digits_take_three_of_bytes() -> None:
+    specs = [synthetic.bandwidth("L2", 200.0), synthetic.compute(100.0), synthetic.compute(400.0, dtype="int8")]
+    for variant, share in (("digits", 3 * 90 / 400), ("blocked", 90 / 100)):
+        product = synthetic.kernel("gemv", 90.0, 8.0, dtype="int8", level="L2", variant=variant)
+        (point,) = analyse([synthetic.run([*specs, product])]).points
+        assert point.share == pytest.approx(share)
+        assert point.roof is not None
+        assert point.roof.dtype == ("int8" if variant == "digits" else "fp32")
+
+
+def test_attention_waits_for_its_exponentials_too() -> None:
+    exp = Spec("exp", {}, Figure("rate", "Gexp/s", 2048.0, ceiling=True, op="exp"), 5.0, working_set=16 * KIB)
+    run = synthetic.run([synthetic.compute(1000.0), exp, synthetic.kernel("attention", 400.0, 100.0)])
+    run.records = [_softmax(record, "attention", 100) for record in run.records]
+    (point,) = analyse([run]).points
+    assert point.roof is not None
+    assert point.roof.op == "exp"
+    assert point.share == pytest.approx(400 / 100 / 5.0)
+
+
+def _softmax(record: Record, kernel: str = "softmax", flops: float = 6.0) -> Record:
+    if record.kernel != kernel:
         return record
-    facts = msgspec.structs.replace(record.conditions, facts={"exponentials": record.flops / 6})
+    facts = msgspec.structs.replace(record.conditions, facts={"exponentials": record.flops / flops})
     return msgspec.structs.replace(record, conditions=facts)
 
 
