@@ -24,7 +24,7 @@ from pykernels.kernels.dtypes import ROUNDOFF, Array, widen
 from pykernels.kernels.norm import normalised
 from pykernels.kernels.pointwise import gelu
 from pykernels.model import Family, Figure, Key, Operand, Problem, Recipe, Space, Tolerance, Traffic
-from pykernels.units import DTYPE_BYTES
+from pykernels.units import DTYPE_BYTES, format_size
 
 #: operators of analysis.wall.transformer.OPERATORS, and all of them
 OPS = ("qkv", "attention", "out", "norm", "up", "gelu", "down", "chain")
@@ -258,7 +258,8 @@ class _Wide:
 
 
 def build(values: Mapping[str, Any], space: Space) -> Layer:
-    """The operator of a preset model or of a CONFIG.toml. Raises UsageError."""
+    """The operator of a preset model or of a CONFIG.toml. Raises UsageError, also for a model larger than memory: that
+    can be predicted only."""
     from pykernels.analysis.wall import transformer
 
     config = transformer.load(str(values["model"]))
@@ -266,11 +267,20 @@ def build(values: Mapping[str, Any], space: Space) -> Layer:
     transformer.check_run(seq, batch)
     if config.head_size not in (64, 128, 192, 256):
         raise UsageError(f"layer: {config.name} has heads of {config.head_size}: the kernels take 64, 128, 192 or 256")
-    return Layer(
+    problem = Layer(
         dtype=values["dtype"], model=config.name, op=values["op"], seq=seq, batch=batch,
         decoder=config.kind == "decoder", layers=config.layers, hidden=config.hidden, heads=config.heads,
         kv_heads=config.kv_heads or config.heads, ffn=config.ffn,
     )  # fmt: skip
+    try:
+        space.size(f"{problem.working_set()} B")
+    except UsageError as error:
+        held = f"{config.name} ({problem.op}, seq {seq}, {problem.dtype}) holds {format_size(problem.working_set())}"
+        raise UsageError(
+            f"layer: {held}: it can be predicted, not measured here ({error.message})",
+            hint=f"pykernels wall model {values['model']} RUN",
+        ) from None
+    return problem
 
 
 FAMILY = Family(

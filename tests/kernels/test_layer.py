@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from native_case import implementations, levels, wrong
+from native_case import implementations, levels, machine, wrong
 
 from pykernels.analysis.wall import predict, transformer
 from pykernels.errors import UsageError
 from pykernels.kernels.layer import OPS, Layer, build
+from pykernels.machine.placement import space_for
+
+HERE = space_for(machine(), "cpu", 1)
 
 
 def layer(op: str, *, decoder: bool, seq: int = 37, batch: int = 1, kv_heads: int = 4, dtype: str = "fp32") -> Layer:
@@ -58,7 +61,7 @@ def test_every_layer_has_its_part_in_the_chain() -> None:
 @pytest.mark.parametrize("name", ["bert-base", "gpt2"])
 @pytest.mark.parametrize("op", OPS)
 def test_records_have_the_shape_that_predictions_read(name: str, op: str) -> None:
-    problem = build({"model": name, "op": op, "seq": 128, "batch": 1, "dtype": "fp32"}, None)  # type: ignore[arg-type]
+    problem = build({"model": name, "op": op, "seq": 128, "batch": 1, "dtype": "fp32"}, HERE)
     assert problem.kernel == predict.KERNEL
     assert problem.params() == {"model": name, "op": op, "seq": "128"}
     config = transformer.PRESETS[name]
@@ -69,17 +72,24 @@ def test_records_have_the_shape_that_predictions_read(name: str, op: str) -> Non
 
 
 def test_weights_are_all_layers() -> None:
-    problem = build({"model": "bert-base", "op": "chain", "seq": 1, "batch": 1, "dtype": "fp32"}, None)  # type: ignore[arg-type]
+    problem = build({"model": "bert-base", "op": "chain", "seq": 1, "batch": 1, "dtype": "fp32"}, HERE)
     assert problem.working_set() >= transformer.weight_bytes(transformer.PRESETS["bert-base"], "fp32")
 
 
 def test_bad_input(tmp_path: Path) -> None:
     usual = {"op": "chain", "seq": 128, "batch": 1, "dtype": "fp32"}
     with pytest.raises(UsageError, match="bert-base"):
-        build({**usual, "model": "bert-bas"}, None)  # type: ignore[arg-type]
+        build({**usual, "model": "bert-bas"}, HERE)
     with pytest.raises(UsageError, match="batch is 0"):
-        build({**usual, "model": "gpt2", "batch": 0}, None)  # type: ignore[arg-type]
+        build({**usual, "model": "gpt2", "batch": 0}, HERE)
     odd = tmp_path / "odd.toml"
     odd.write_text('kind = "encoder"\nlayers = 1\nhidden = 120\nheads = 4\nffn = 480\n')
     with pytest.raises(UsageError, match="heads of 30"):
-        build({**usual, "model": str(odd)}, None)  # type: ignore[arg-type]
+        build({**usual, "model": str(odd)}, HERE)
+
+
+def test_a_model_larger_than_memory_is_predicted_not_measured() -> None:
+    with pytest.raises(UsageError, match="can be predicted, not measured") as error:
+        build({"op": "chain", "seq": 128, "batch": 1, "dtype": "fp32", "model": "gpt3"}, HERE)
+    assert error.value.hint == "pykernels wall model gpt3 RUN"
+    assert build({"op": "chain", "seq": 128, "batch": 1, "dtype": "fp32", "model": "gpt2"}, HERE).model == "gpt2"
