@@ -19,6 +19,7 @@ from pykernels.backends.native_memory import (
     PAGE,
     Buffers,
     SharedOperands,
+    free_memory,
     huge_page_share,
     layout,
     nbytes,
@@ -171,9 +172,11 @@ class NativeSession:
         self.placement = placement
         self.team = _core().Team(list(cpus_for(machine, placement.device, placement.threads)))
         self._limit = int(MEMORY_SHARE * machine.memory_available) or None
+        kept_free = int((1 - MEMORY_SHARE) * machine.memory_available)
         self._shared = SharedOperands(
-            int(SHARED_SHARE * machine.memory_available), exact=len(machine.nodes) > 1, make=self._filled
-        )
+            int(SHARED_SHARE * machine.memory_available), exact=len(machine.nodes) > 1, make=self._filled,
+            room=lambda: free_memory() - kept_free,
+        )  # fmt: skip
         self._idle: list[Buffers] = []
 
     def prepare(self, problem: Problem, implementation: Implementation) -> NativeRunner:

@@ -3,6 +3,8 @@ back them."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +50,13 @@ class Buffers:
 
 class SharedOperands:
     """Arenas of one filled operand each, lent to every problem whose operand is a prefix of it: same dtype, recipe and
-    row, no more rows. `exact`: no prefixes, so that rows lie spread over NUMA nodes as if they were the only ones."""
+    row, no more rows. `exact`: no prefixes, so that rows lie spread over NUMA nodes as if they were the only ones.
+    `limit` bytes are kept at most, and no more beyond what is held than `room` says: other workers hold tables too."""
 
-    def __init__(self, limit: int, *, exact: bool, make: Callable[[Operand], Any]) -> None:
-        self.limit, self.exact, self.make = limit, exact, make
+    def __init__(
+        self, limit: int, *, exact: bool, make: Callable[[Operand], Any], room: Callable[[], int] = lambda: sys.maxsize
+    ) -> None:
+        self.limit, self.exact, self.make, self.room = limit, exact, make, room
         self._held: dict[tuple[Any, ...], tuple[Any, int]] = {}  # arena, bytes
 
     def _key(self, operand: Operand) -> tuple[Any, ...]:
@@ -64,14 +69,27 @@ class SharedOperands:
         wanted = nbytes(operand)
         return held is not None and (held[1] == wanted if self.exact else held[1] >= wanted)
 
+    def _bytes(self) -> int:
+        return sum(size for _, size in self._held.values())
+
     def arena(self, operand: Operand) -> Any:
         """The arena whose first bytes are the operand; filled now if it is not there."""
         if not self.holds(operand):
             self._held.pop(self._key(operand), None)
-            while self._held and sum(size for _, size in self._held.values()) + nbytes(operand) > self.limit:
+            limit = min(self.limit, self._bytes() + self.room())
+            while self._held and self._bytes() + nbytes(operand) > limit:
                 del self._held[min(self._held, key=lambda key: self._held[key][1])]
             self._held[self._key(operand)] = (self.make(operand), nbytes(operand))
         return self._held[self._key(operand)][0]
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that could be had now; a large number where the OS does not say."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return 1024 * int(found[1]) if found else sys.maxsize
 
 
 def nbytes(operand: Operand) -> int:

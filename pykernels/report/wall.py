@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pykernels.analysis.wall import memory, precision, trends
 from pykernels.analysis.wall.format_pages import Precision, Sparsity
 from pykernels.analysis.wall.pages import Memory, Model, Page, Trends
-from pykernels.analysis.wall.predict import Comparison, Prediction, Unpredicted, shape_holds
+from pykernels.analysis.wall.predict import Comparison, Prediction, Unpredicted, goal_cells, shape_holds
 from pykernels.analysis.wall.roofs import Estimate
 
 Row = Sequence[object]
@@ -96,6 +96,7 @@ def trends_text(page: Trends) -> str:
                 [(p.device, p.what, p.value, _interval(p.low, p.high), p.unit, p.line, p.ratio, f"{p.line_year:.1f}")
                  for p in page.placed],
             )
+            + "\n  the lines are whole chips and boards; cpu*N is N threads of this machine"
         )  # fmt: skip
     if page.measured_ridges:
         parts.append(_ridges(page.measured_ridges))
@@ -210,9 +211,14 @@ def _comparisons(found: Sequence[Comparison], goal: tuple[int, int]) -> str:
         for c in found
     ]  # fmt: skip
     head = ("operator", "seq", "backend", "dtype*threads", "predicted", "measured", "off", "", "cause")
+    by_setting: dict[str, list[Comparison]] = {}
+    for c in found:
+        by_setting.setdefault(f"{c.backend} {c.dtype}*{c.threads}", []).append(c)
+    counts = [f"{name} {' of '.join(map(str, goal_cells(some)))}" for name, some in by_setting.items()]
     return (
-        columns("Predicted against measured (operators within 30%, totals within 20%)", head, rows)
+        columns("Predicted against measured (operators alone within 30%, totals within 20%)", head, rows)
         + f"\n  totals within 20%: {goal[0]} of {goal[1]}"
+        + (f" ({', '.join(counts)})" if len(counts) > 1 else "")
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pykernels.backends import native
 from pykernels.backends.native import BACKEND, disassemble, table
-from pykernels.backends.native_memory import PAGE, SharedOperands, huge_page_share, layout
+from pykernels.backends.native_memory import PAGE, SharedOperands, free_memory, huge_page_share, layout
 from pykernels.errors import UsageError
 from pykernels.kernels.embedding import EmbeddingBag
 from pykernels.kernels.embedding_keys import build_bag
@@ -348,3 +348,26 @@ def test_the_smallest_shared_tables_go_first() -> None:
     held.arena(other)
     assert held.holds(big)
     assert not held.holds(small)
+
+
+def test_shared_operands_leave_room_for_other_workers() -> None:
+    """With no room beside what is held, the small table goes for the new one, and the large one stays."""
+    room = [1 << 30]
+    held = SharedOperands(1 << 30, exact=False, make=lambda operand: operand.dtype, room=lambda: room[0])
+    large, small, new = (
+        lookups(5, rows=r, dtype=d).operands()[0] for r, d in ((20_000, "fp32"), (2000, "fp16"), (1000, "bf16"))
+    )
+    for operand in (large, small):
+        held.arena(operand)
+    room[0] = 0
+    held.arena(new)
+    assert held.holds(large)
+    assert held.holds(new)
+    assert not held.holds(small)
+
+
+def test_free_memory_is_what_the_os_says(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   40 kB\n")
+    assert free_memory(tmp_path / "meminfo") == 40 * 1024
+    assert free_memory(tmp_path / "none") > 1 << 60
+    assert 0 < free_memory() < 1 << 60

@@ -332,7 +332,9 @@ def _skipped_words(sides: Sides) -> list[str]:
         reason = re.sub(r"[\d.]+ m?s take", "one case take", record.outcome.reason)
         what = f"{load.name or load.describe()} batch {load.bags} {record.mode}".strip()
         by_reason.setdefault(reason, []).append(what)
-    return [f"{len(cases)} cases skipped, {reason} ({', '.join(cases)})" for reason, cases in by_reason.items()]
+    return [
+        f"{_some(len(cases), 'case')} skipped, {reason} ({', '.join(cases)})" for reason, cases in by_reason.items()
+    ]
 
 
 def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
@@ -347,10 +349,14 @@ def _not_compared(sides: Sides, points: Sequence[Point]) -> list[str]:
         notes.append("pairs of launches: one machine, but the sides come from two run files")
     if left:
         why = "outside the fitted run's range" if sides.fit else "no GPU cell of the same workload and ends"
-        notes.append(f"{len(left)} CPU workloads: {why}")
+        notes.append(f"{_some(len(left), 'CPU workload')}: {why}")
     kernel_only = sum(cell.ends == "G0" for cell in sides.gpu)
     if kernel_only:
-        notes.append(f"{kernel_only} GPU cells with ends G0 (kernel only): never part of a crossover")
+        notes.append(f"{_some(kernel_only, 'GPU cell')} with ends G0 (kernel only): never part of a crossover")
     notes += _skipped_words(sides)
     disturbed = [cell for cell in sides.cpu + sides.gpu if not cell.refused and not cell.costs]
-    return notes + ([f"{len(disturbed)} cells without a clean launch"] if disturbed else [])
+    return notes + ([f"{_some(len(disturbed), 'cell')} without a clean launch"] if disturbed else [])
+
+
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -193,7 +193,11 @@ def _latency(found: Found) -> Answer:
         here = "predicted " + ", ".join(predicted) if predicted else "-"
         return here, "modelled", "not measured", "needs records of the operator chain (kernel layer) of both models"
     here = ", ".join(f"{value:.1f}x at {seq}" for seq, value in measured)
-    return here, "measured", "yes" if holds else "no", "asserted: over 10x and falling with length, not the digits"
+    why = "asserted: over 10x and falling with length, not the digits"
+    place = min((p for p in found.places if p.device == "cpu"), key=lambda p: p.threads, default=None)
+    if ridge := place.ridge("fp32") if place else None:
+        why += f"; this machine's fp32 ridge is {ridge.value:.2g} FLOP/B, that of the published CPU about 20"
+    return here, "measured", "yes" if holds else "no", why
 
 
 def _communication(found: Found) -> Answer:
@@ -347,7 +351,8 @@ def _matters_more(found: Found) -> Answer:
         for row in found.left
     )
     whole = _decide(min(row.share.low for row in found.left), min(row.share.high for row in found.left), 0.5)
-    return here, "measured", whole, "share of measured kernel time left of the ridge, at the sizes this run chose"
+    why = "share of measured kernel time left of the ridge, at the sizes this run chose; decoding counts all its tokens"
+    return here, "measured", whole, why
 
 
 _CLAIMS: Sequence[tuple[str, str, Callable[[Found], Answer]]] = (

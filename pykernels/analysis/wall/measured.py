@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from pykernels.analysis.wall.roofs import Estimate, Place
+from pykernels.analysis.wall.transformer import PRESETS
 from pykernels.model import Disturbed, Measured, Record
 
 PRODUCTS = ("gemv", "gemm")
@@ -266,21 +267,44 @@ class LeftOfRidge(msgspec.Struct, frozen=True):
 
 
 def left_of_ridge(cases: Sequence[Timed], places: Iterable[Place]) -> list[LeftOfRidge]:
-    """Per placement with roofs, over every kernel that is not itself a ceiling and has a dtype with a ridge. A kernel
-    weighs the seconds of one call at the sizes that were run."""
+    """Per placement with roofs, over every kernel that is not itself a ceiling and has a dtype with a ridge.
+
+    A kernel weighs the seconds of one call at the sizes that were run; a decoder's step weighs as the generation that
+    it is a step of, so that both models answer for the same number of tokens. A chain whose operators were timed one by
+    one is left out: its time is theirs."""
     found = []
+    split = {_chain(case.record) for case in cases if case.record.params.get("op") not in (None, "chain")}
     for place in places:
         weighed = []
         for case in cases:
             record = case.record
             if record.figure.ceiling or (record.device, record.threads) != (place.device, place.threads):
                 continue
+            if record.params.get("op") == "chain" and _chain(record) in split:
+                continue
             ridge = place.ridge(record.dtype) or place.ridge("fp32")
             if ridge is not None and record.bytes_compulsory:
-                weighed.append((case, record.flops / record.bytes_compulsory, ridge))
+                weighed.append((_generation(case), record.flops / record.bytes_compulsory, ridge))
         if weighed:
             found.append(_left(place, weighed))
     return found
+
+
+def _chain(record: Record) -> tuple[object, ...]:
+    """What an operator and the chain that holds it have in common."""
+    known = {name: value for name, value in record.params.items() if name != "op"}
+    placed = (record.dtype, record.backend, record.isa, record.device, record.threads)
+    return (record.kernel, tuple(sorted(known.items())), *placed)
+
+
+def _generation(case: Timed) -> Timed:
+    """A decoder's step made all the steps of its sequence; anything else as it is."""
+    config = PRESETS.get(case.record.params.get("model", ""))
+    if config is None or config.kind != "decoder":
+        return case
+    steps = int(case.record.params["seq"])
+    launches = {launch: steps * value for launch, value in case.launches.items()}
+    return msgspec.structs.replace(case, seconds=case.seconds.scaled(steps), launches=launches)
 
 
 def _left(place: Place, weighed: Sequence[tuple[Timed, float, Estimate]]) -> LeftOfRidge:

@@ -337,3 +337,18 @@ def test_trends_place_the_device(context: pages.Context) -> None:
     assert fp32.low is not None
     assert fp32.high is not None
     assert fp32.low < 270 / 40 < fp32.high
+
+
+def test_a_generation_weighs_all_its_tokens_and_a_chain_its_operators() -> None:
+    """BERT-Base over 128 tokens is right of this ridge, GPT-2 over 128 left of it: by time per text, not per call."""
+    found = gather(wall_run((128,)))
+    layers = [case for case in found.cases if case.record.kernel == "layer"]
+    (row,) = [row for row in measured.left_of_ridge(layers, found.places) if row.kernels]
+    one_by_one = [case for case in layers if case.record.params["op"] != "chain"]
+    assert row.kernels == len(one_by_one)
+    steps = {"bert-base": 1, "gpt2": 128}
+    seconds = {
+        model: sum(case.seconds.value for case in one_by_one if case.record.params["model"] == model) * times
+        for model, times in steps.items()
+    }
+    assert row.share.value == pytest.approx(seconds["gpt2"] / sum(seconds.values()), abs=0.05)
