@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pykernels.analysis.crossover.answers import Answer, CurveView, Plane, Report
+from pykernels.analysis.crossover.answers import REFUSED, Answer, CurveView, Plane, Report
 from pykernels.analysis.crossover.axes import AXES
 from pykernels.analysis.crossover.model import TERMS
 from pykernels.analysis.crossover.sentences import metric_words
@@ -57,11 +57,12 @@ def draw_lines(curves: Sequence[CurveView], most: int = 8) -> Any:
 
 
 def _readable(curves: Sequence[CurveView], most: int) -> list[CurveView]:
-    """At most `most` curves: those with a change of winner first, and of each axis some."""
+    """At most `most` curves, of each axis some: those with a change of winner first, those without a conclusion
+    last."""
     seen: Counter[str] = Counter()
-    ranked = []
+    ranked: list[tuple[int, int, int]] = []
     for k, curve in enumerate(curves):
-        dull = curve.answer.kind.startswith("none")
+        dull = 2 if curve.answer.kind == REFUSED else int(curve.answer.kind.startswith("none"))
         seen[f"{curve.answer.axis}{dull}"] += 1
         ranked.append((dull, seen[f"{curve.answer.axis}{dull}"], k))
     return [curves[k] for _, _, k in sorted(ranked)[:most]]
@@ -240,12 +241,11 @@ def _draw_map(ax: Any, plane: Plane, norm: Any) -> Any:
     ax.set_xlabel("batch")
     ax.set_ylabel("table size")
     marks = "dot: measured on both sides" if plane.measured else "no dot: the GPU side is not measured"
-    if plane.weak:
-        marks += "; (in brackets): a kernel too far below its roof to decide"
+    weak = "\n(in brackets): a kernel too far below its time roof to decide" if plane.weak else ""
     lines = (
         _fold(plane.workload),
         f"{plane.ends}, {metric_words(plane.metric)}, against {_fold(plane.gpu.partition(' (')[0], 48)}",
-        f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}",
+        f"{plane.source}; = is a tie within {plane.band:.0%}; {marks}{weak}",
     )
     ax.set_title("\n".join(lines), fontsize=7.5, loc="left")
     return image
@@ -257,7 +257,7 @@ def _mark_cell(ax: Any, plane: Plane, key: str, column: int, row: int, half: flo
     value = plane.log2.get(key)
     x, y = column + 0.5, row + 0.5
     if value is None:
-        label = "GPU\nfull" if key in plane.log2 else ""
+        label = "GPU\nfull" if key in plane.log2 else "no clean\nlaunch"
         ax.add_patch(Rectangle((column, row), 1, 1, facecolor="0.85", hatch="//", edgecolor="0.6", linewidth=0))
         ax.text(x, y, label, ha="center", va="center", fontsize=6)
         return

@@ -18,6 +18,8 @@ from pykernels.analysis.crossover.sources import Projection, Rival
 
 #: GB/s per direction, from PCIe 3.0 x16 to chip-to-chip links
 LINKS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 450.0)
+#: batch of a base point where a star has no centre
+BATCH = 256
 HITS = tuple(k / 10 for k in range(11))
 
 
@@ -30,7 +32,8 @@ def generated_groups(sides: Sides, points: Sequence[Point], axis: Axis) -> list[
 
 
 def bases(points: Sequence[Point]) -> list[Point]:
-    """The centre of each workload's star: of the points that share tables, row type and skew, the one on most axes."""
+    """The centre of each workload's star: of the points that share tables, row type and skew, the one on most axes, and
+    of several such that with the batch nearest to BATCH."""
     usable = [
         point
         for point in points
@@ -45,9 +48,13 @@ def bases(points: Sequence[Point]) -> list[Point]:
     best: dict[tuple[object, ...], Point] = {}
     for point in usable:
         key = (point.load.name or point.load.tables, point.load.dtype, point.metric, point.ends)
-        if key not in best or counts[id(point)] > counts[id(best[key])]:
+        if key not in best or _rank(point, counts) > _rank(best[key], counts):
             best[key] = point
     return list(best.values())
+
+
+def _rank(point: Point, counts: Counter[int]) -> tuple[int, float]:
+    return counts[id(point)], -abs(math.log(point.load.bags / BATCH))
 
 
 def _with_link(sides: Sides, point: Point, link: float) -> Point:

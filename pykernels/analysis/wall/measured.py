@@ -64,6 +64,34 @@ def _ratio(above: Timed, below: Timed) -> Estimate:
     return Estimate(*stats.ratio_interval(above.launches, below.launches))
 
 
+def products(cases: Iterable[Timed], kernels: Sequence[str]) -> list[Timed]:
+    """Cases of these kernels, each made its whole product: a call on a large matrix covers one of several parts, whose
+    number depends on the dtype. Left out are those whose shape is not in the record (a level, a size)."""
+    found = []
+    for case in cases:
+        whole = _whole_flops(case.record) if case.record.kernel in kernels else None
+        if whole and case.record.flops:
+            parts, record = whole / case.record.flops, case.record
+            launches = {launch: parts * value for launch, value in case.launches.items()}
+            record = msgspec.structs.replace(record, flops=whole, bytes_compulsory=parts * record.bytes_compulsory)
+            found.append(Timed(record, case.seconds.scaled(parts), launches))
+    return found
+
+
+def _whole_flops(record: Record) -> float | None:
+    """FLOP of the product that a record's parameters name; None where they name none."""
+    p = record.params
+    try:
+        if record.kernel == "gemm":
+            return 2.0 * int(p["m"]) * int(p["n"]) * int(p["k"]) * int(p.get("batch", 1))
+        rows, cols = int(p["rows"]), int(p["cols"])
+        if record.kernel == SPARSE:
+            return 2.0 * rows * max(1, round(float(p["density"]) * cols))
+        return 2.0 * rows * cols * int(p.get("batch", 1))
+    except (KeyError, ValueError):
+        return None
+
+
 # ----------------------------------------------------------------------------------------------------------- precision
 
 
@@ -96,11 +124,10 @@ def precision_gains(cases: Sequence[Timed], place: Mapping[tuple[str, int], Plac
     """Every product measured at fp32 and at another dtype, same shape, backend and placement; the fastest variant of
     each."""
     best: dict[tuple[object, ...], Timed] = {}
-    for case in cases:
-        if case.record.kernel in PRODUCTS:
-            key = (*_setting(case.record), case.record.dtype)
-            if key not in best or case.seconds.value < best[key].seconds.value:
-                best[key] = case
+    for case in products(cases, PRODUCTS):
+        key = (*_setting(case.record), case.record.dtype)
+        if key not in best or case.seconds.value < best[key].seconds.value:
+            best[key] = case
     found = []
     for key, case in best.items():
         base = best.get((*key[:-1], "fp32"))
@@ -202,11 +229,11 @@ class BreakEven(msgspec.Struct, frozen=True):
 
 def sparse_points(cases: Sequence[Timed]) -> list[SparsePoint]:
     """Every sparse product with a dense one of the same rows, cols, dtype, backend and placement."""
-    dense = {_shape(case.record): case for case in cases if case.record.kernel == "gemv" and batch_of(case.record) == 1}
+    dense = {_shape(case.record): case for case in products(cases, ("gemv",)) if batch_of(case.record) == 1}
     found = []
-    for case in cases:
+    for case in products(cases, (SPARSE,)):
         record = case.record
-        if record.kernel == SPARSE and "density" in record.params and (base := dense.get(_shape(record))):
+        if base := dense.get(_shape(record)):
             ratio = base.record.bytes_compulsory / record.bytes_compulsory
             shape = f"{record.params['rows']}x{record.params['cols']}"
             found.append(

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import MIB, Noise, bandwidth, compute, kernel, machine, run, typical
+from synthetic import MIB, Noise, Spec, bandwidth, compute, kernel, machine, run, typical
 from wall_runs import DRAM, PEAK, dense, layers, product, sparse, wall_run
 
 from pykernels.analysis.roofline import analyse
 from pykernels.analysis.wall import claims, format_pages, measured, pages, predict, transformer
 from pykernels.analysis.wall.roofs import Estimate, Place
+from pykernels.model import Figure
 from pykernels.store import Run
 
 BERT, GPT2 = transformer.PRESETS["bert-base"], transformer.PRESETS["gpt2"]
@@ -352,3 +353,25 @@ def test_a_generation_weighs_all_its_tokens_and_a_chain_its_operators() -> None:
         for model, times in steps.items()
     }
     assert row.share.value == pytest.approx(seconds["gpt2"] / sum(seconds.values()), abs=0.05)
+
+
+def test_gains_compare_whole_products_not_the_parts_that_calls_cover() -> None:
+    """A call covers a part of about equal bytes whatever the dtype: per call bf16 gains nothing, per product 2x; and
+    products known by a level only are not the same product at another width."""
+
+    def gemv(dtype: str, parts: int, each: float, **where: str) -> Spec:
+        whole = 2.0 * 4096 * 4096
+        params = {**(where or {"rows": "4096"}), "cols": "4096", "batch": "1"}
+        figure = Figure("bandwidth", "GB/s", 1e6)
+        return Spec("gemv", params, figure, 10.0, dtype=dtype, flops=whole / parts, bytes=4096 * 4096 * each / parts)
+
+    cells = [
+        gemv("fp32", 8, 4.0),
+        gemv("bf16", 4, 2.0),
+        gemv("fp32", 8, 4.0, level="DRAM"),
+        gemv("bf16", 4, 2.0, level="DRAM"),
+    ]
+    found = gather(run([*typical(), *cells]))
+    (gain,) = measured.precision_gains(found.cases)
+    assert gain.byte_ratio == pytest.approx(2.0)
+    assert gain.measured.value == pytest.approx(2.0, rel=0.05)
