@@ -9,6 +9,7 @@ with `density` among its params and `rows`, `cols`, beside a `gemv` of the same 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -18,6 +19,8 @@ from pykernels.analysis.wall.transformer import PRESETS
 from pykernels.model import Disturbed, Measured, Record
 
 PRODUCTS = ("gemv", "gemm")
+#: a launch speaks for the share left of the ridge where it timed this share of the kernels
+MOST_SEEN = 0.8
 SPARSE = "spmv"
 
 
@@ -337,10 +340,13 @@ def _generation(case: Timed) -> Timed:
 def _left(place: Place, weighed: Sequence[tuple[Timed, float, Estimate]]) -> LeftOfRidge:
     from pykernels.measure import stats
 
-    launches = set.intersection(*(set(case.launches) for case, _, _ in weighed))
+    seen = Counter(launch for case, _, _ in weighed for launch in case.launches)
+    launches = {launch for launch, count in seen.items() if count >= MOST_SEEN * len(weighed)}
 
     def share(launch: int | None, ridge_of: str) -> float:
-        times = [case.launches[launch] if launch is not None else case.seconds.value for case, _, _ in weighed]
+        """Of one launch; a kernel that it has no clean visit of counts as it does over all."""
+        times = [case.launches.get(launch, case.seconds.value) if launch is not None else case.seconds.value
+                 for case, _, _ in weighed]  # fmt: skip
         left = [t for t, (_, x, ridge) in zip(times, weighed, strict=True) if x < getattr(ridge, ridge_of)]
         return sum(left) / sum(times)
 
