@@ -290,7 +290,7 @@ def test_cells_without_a_clean_launch_are_left_out_and_counted():
     report = analyse([run])
     assert only(report, "batch").kind == "crossing"
     assert 16.0 not in [cell.axes["batch"] for cell in report.cells]
-    assert "1 cells without a clean launch" in report.not_compared
+    assert "1 cell without a clean launch" in report.not_compared
 
 
 def test_a_range_is_on_every_projected_cell():
