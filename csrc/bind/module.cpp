@@ -133,7 +133,7 @@ Call make_call(const std::vector<uintptr_t>& pointers, std::vector<int64_t> dims
 
 py::tuple sample(Team& team, const Library& library, int64_t index, const std::vector<uintptr_t>& pointers,
                  std::vector<int64_t> dims, std::vector<double> scalars, int64_t tune, int64_t reps, int64_t count,
-                 int64_t first) {
+                 int64_t first, const std::vector<int>& counters) {
   if (reps < 1 || count < 1) throw py::value_error("reps and count are at least 1");
   const pk_entry& entry = library.runnable(index);
   Call call = make_call(pointers, std::move(dims), std::move(scalars), tune);
@@ -141,7 +141,7 @@ py::tuple sample(Team& team, const Library& library, int64_t index, const std::v
   Samples s;
   {
     py::gil_scoped_release free;
-    s = sample_entry(team, entry, call, reps, count);
+    s = sample_entry(team, entry, call, reps, count, counters);
   }
   return py::make_tuple(s.seconds, s.cpu_over_wall, s.switches, s.clock, s.skew);
 }
@@ -281,7 +281,8 @@ PYBIND11_MODULE(_core, m) {
            }, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"), py::arg("scalars"),
            py::arg("tune"), py::arg("reps"))
       .def("sample", &sample, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
-           py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"), py::arg("first") = 0)
+           py::arg("scalars"), py::arg("tune"), py::arg("reps"), py::arg("count"), py::arg("first") = 0,
+           py::arg("counters") = std::vector<int>())
       .def("serve", &serve, py::arg("library"), py::arg("index"), py::arg("pointers"), py::arg("dims"),
            py::arg("scalars"), py::arg("tune"), py::arg("calls"), py::arg("first") = 0, py::arg("rate") = 0.0,
            py::arg("seed") = 1, py::arg("after") = 0, py::arg("after_data") = 0)

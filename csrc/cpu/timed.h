@@ -2,6 +2,8 @@
 // thread's start to the last one's end. Beside each sample stand what tells a disturbed one: every thread's CPU time over
 // its wall time, involuntary switches, the spread of the starts, and the core clock just before.
 #pragma once
+#include <linux/perf_event.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -80,7 +82,14 @@ inline void run_entry(Team& team, const pk_entry& entry, const Call& call, int64
   });
 }
 
-inline Samples sample_entry(Team& team, const pk_entry& entry, const Call& call, int64_t reps, int64_t count) {
+// Hardware counters that count the timed parts alone: started before the barrier that all threads start from, stopped after
+// the one they end at. Without counters there is nothing to do.
+inline void control(const std::vector<int>& counters, unsigned long what) {
+  for (int fd : counters) ioctl(fd, what, 0);
+}
+
+inline Samples sample_entry(Team& team, const pk_entry& entry, const Call& call, int64_t reps, int64_t count,
+                            const std::vector<int>& counters) {
   struct alignas(64) Mark {
     int64_t start, end, cpu, switches;
     double clock;
@@ -96,6 +105,10 @@ inline Samples sample_entry(Team& team, const pk_entry& entry, const Call& call,
       const pk_call c = call.at(reps, i * reps);
       m.clock = clock_ghz();
       m.switches = -involuntary_switches();
+      if (!counters.empty()) {
+        t.barrier().wait();
+        if (tid == 0) control(counters, PERF_EVENT_IOC_ENABLE);
+      }
       t.barrier().wait();
       m.cpu = -now_ns(CLOCK_THREAD_CPUTIME_ID);
       m.start = now_ns();
@@ -104,7 +117,10 @@ inline Samples sample_entry(Team& team, const pk_entry& entry, const Call& call,
       m.cpu += now_ns(CLOCK_THREAD_CPUTIME_ID);
       m.switches += involuntary_switches();
       t.barrier().wait();
-      if (tid == 0) t.counter() = 0;  // seen by all at the next barrier
+      if (tid == 0) {
+        control(counters, PERF_EVENT_IOC_DISABLE);
+        t.counter() = 0;  // seen by all at the next barrier
+      }
     }
   });
   Samples s;

@@ -26,6 +26,7 @@ from pykernels.backends.native_memory import (
 )
 from pykernels.errors import UsageError
 from pykernels.machine.energy import Energy
+from pykernels.measure.counters import Counters
 from pykernels.model import (
     ISA_LEVELS,
     Case,
@@ -170,6 +171,7 @@ class NativeSession:
         if placement.memory and not placement.memory.isdecimal():
             raise UsageError(f'memory = "{placement.memory}": write the number of a NUMA node')
         self.placement = placement
+        self.counters = Counters(start=False)  # before the team: its threads inherit them
         self.team = _core().Team(list(cpus_for(machine, placement.device, placement.threads)))
         self._limit = int(MEMORY_SHARE * machine.memory_available) or None
         kept_free = int((1 - MEMORY_SHARE) * machine.memory_available)
@@ -271,6 +273,7 @@ class NativeRunner:
         self._buffers = buffers
         self._passes = 0  # timed so far: where rotating passes go on
         self._seen: dict[str, list[float]] = {}  # the problem's own facts, after each batch of samples
+        self._counted = session.counters.snapshot()
         self._requests: NativeRequests | None = None
         self._latency: dict[str, Any] = {}
         self.after = (0, 0)  # see NativeRequests: who sends results on sets it
@@ -311,7 +314,9 @@ class NativeRunner:
         if self._session.placement.mode in MODES:
             return self._request_samples(reps, count)
         with self._energy.over(reps * count) if self._energy else nullcontext():
-            seconds, ratio, switches, clock, skew = self._session.team.sample(*self._call, reps, count, self._passes)
+            seconds, ratio, switches, clock, skew = self._session.team.sample(
+                *self._call, reps, count, self._passes, self._session.counters.fds
+            )
         self._passes += reps * count
         for name, value in self._problem.measured(self.outputs()).items():
             self._seen.setdefault(name, []).append(value)
@@ -331,11 +336,13 @@ class NativeRunner:
         return self._requests.samples(reps, count)
 
     def facts(self) -> dict[str, Any]:
-        """ISA level that ran, compiler, the problem's own facts, and the share of the arena that lies on huge pages."""
+        """ISA level that ran, compiler, the problem's own facts, hardware counters of a call, and the share of the
+        arena that lies on huge pages."""
         arena = self._buffers.largest()
         share = huge_page_share(arena.address, arena.bytes)
         facts: dict[str, Any] = {"isa": self._entry.isa, "compiler": _core().COMPILER}
         facts |= {name: median(values) for name, values in self._seen.items()} | self._latency
+        facts |= self._session.counters.since(self._counted).facts(self._passes)
         if self._energy:  # lookups: what a CPU must spend on them, and how far its TLB goes
             facts |= self._energy.facts()
             reach = _core().tlb_entries(large := (share or 0) > 0.5) * (HUGE_PAGE if large else PAGE)

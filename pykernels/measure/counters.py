@@ -36,14 +36,15 @@ class Counts(msgspec.Struct, frozen=True):
     events: dict[str, float] = {}
     reason: str = ""
 
-    def facts(self) -> dict[str, float | str]:
-        """What a record keeps: counts by name, and the bytes of missed lines."""
-        if self.reason:
-            return {"counters": self.reason}
-        found: dict[str, float | str] = dict(self.events)
-        if "llc_misses" in self.events:
-            found["llc_miss_bytes"] = LINE_BYTES * self.events["llc_misses"]
-        return found
+    def facts(self, calls: int = 1) -> dict[str, dict[str, float] | str]:
+        """What a record keeps under `counters`: counts of a call by name, all threads together, and the bytes of missed
+        lines; or the reason why there are none."""
+        if self.reason or not calls:
+            return {"counters": self.reason or "hardware counters: nothing was timed"}
+        found = {name: count / calls for name, count in self.events.items()}
+        if "llc_misses" in found:
+            found["llc_miss_bytes"] = LINE_BYTES * found["llc_misses"]
+        return {"counters": found}
 
 
 class Counter:
@@ -95,9 +96,10 @@ def why_none(error: OSError) -> str:
 
 class Counters:
     """All events of this process and of the threads it starts from now on: open it before a team of threads is started.
-    Never raises for want of counters; `reason` says why there are none."""
+    Never raises for want of counters; `reason` says why there are none. With `start` false somebody else starts and
+    stops them, by their `fds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: bool = True) -> None:
         self._opened: list[Counter] = []
         self.reason = ""
         for name in EVENTS:
@@ -107,8 +109,14 @@ class Counters:
                 self.reason = self.reason or why_none(error)
         if self._opened:
             self.reason = ""
-        for counter in self._opened:
-            counter.enable()
+        if start:
+            for counter in self._opened:
+                counter.enable()
+
+    @property
+    def fds(self) -> list[int]:
+        """File descriptors of the events, for `ioctl`."""
+        return [counter.fd for counter in self._opened]
 
     def snapshot(self) -> dict[str, float]:
         """Events since the start, by name; empty without counters."""

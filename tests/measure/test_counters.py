@@ -65,4 +65,30 @@ def test_counting_with_a_kernel_that_has_counters(monkeypatch: pytest.MonkeyPatc
     assert result[0] == Counts(
         events={"cycles": 1000.0, "instructions": 1000.0, "llc_references": 1000.0, "llc_misses": 10.0}
     )
-    assert result[0].facts()["llc_miss_bytes"] == 640.0
+    assert result[0].facts(10)["counters"] == {
+        "cycles": 100.0, "instructions": 100.0, "llc_references": 100.0, "llc_misses": 1.0, "llc_miss_bytes": 64.0
+    }  # fmt: skip
+    assert result[0].facts(0) == {"counters": "hardware counters: nothing was timed"}
+
+
+def test_only_the_timed_part_of_a_native_sample_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task clock is an event that kernels have without a PMU: it runs while samples do, on every thread."""
+    from pykernels.backends.native import BACKEND
+    from pykernels.kernels.fma import Fma
+    from pykernels.machine import cpu
+    from pykernels.model import Implementation, Placement
+
+    monkeypatch.setattr(counters, "EVENTS", {"task_clock": (1, 1)})
+    machine = cpu.read_machine()
+    if available() or machine.arch != "x86_64":
+        pytest.skip(available() or "written for x86-64")
+    for threads in range(1, min(2, len(machine.affinity)) + 1):
+        session = BACKEND.open(Placement(threads=threads), machine)
+        problem = Fma(dtype="fp32", units=threads)
+        runner = session.prepare(problem, Implementation("native", "x86_64_v2", "chain8"))
+        timed = runner.sample(10, 5)
+        counted = runner.facts()["counters"]["task_clock"] * 1e-9 * 50
+        wall = [10 * seconds for seconds in timed.samples_s]
+        least = threads * sum(seconds * ratio for seconds, ratio in zip(wall, timed.cpu_over_wall, strict=True))
+        assert 0.8 * least <= counted <= 1.2 * threads * sum(wall)
+        runner.close()
