@@ -1,6 +1,8 @@
-// Bandwidth ceilings: load (and reduce), load-only, store, nt-store, copy, nt-copy, triad, nt-triad.
+// Bandwidth ceilings: load (and reduce), load-only, store, nt-store, copy, nt-copy, triad, nt-triad; and in fp64, for
+// comparisons with other tools, dot and schoenauer.
 //
-// Operands  in: a (load, copy), or a and b (triad: c = a + q b); out: c, or for load: sums[1024 * 8 + 8] of uint64
+// Operands  in: a (load, copy), a and b (dot; triad: c = a + q b), or a, b and d (schoenauer: c = a + b d); out: c, or for
+//           load and dot: sums[1024 * 8 + 8] of uint64 or double
 // dims      n: elements of each array; parts: a pass covers one part of every thread's chunk, the parts in turn
 // scalars   q: what store writes and triad multiplies by, never zero
 // Variants  plain; narrow (half-width vectors); streams2, streams4 (so many places of the thread's chunk at once);
@@ -13,7 +15,7 @@
 
 using namespace pk;
 
-enum Op { LOAD, TOUCH, STORE, COPY, TRIAD };
+enum Op { LOAD, TOUCH, STORE, COPY, TRIAD, DOT, SCHOENAUER };
 static constexpr int64_t CHUNK_BYTES = 1024;  // chunks are cut on multiples of this
 static constexpr int MAX_THREADS = 1024;
 
@@ -82,7 +84,7 @@ PK_INLINE auto load_chunk(const char* p, int64_t bytes, int64_t ahead) {
 }
 
 template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
-PK_INLINE void write_chunk(const T* a, const T* b, T* c, int64_t n, T scalar, int64_t ahead) {
+PK_INLINE void write_chunk(const T* a, const T* b, const T* d, T* c, int64_t n, T scalar, int64_t ahead) {
   using V = vec<T, VB>;
   constexpr int L = lanes<T, VB>, U = S == 1 ? 8 : 8 / S;
   const V q = broadcast<V>(scalar);
@@ -95,15 +97,45 @@ PK_INLINE void write_chunk(const T* a, const T* b, T* c, int64_t n, T scalar, in
         const int64_t j = s * part + i + k * L;
         if (PREFETCH && k * VB % 64 == 0) {
           prefetch(reinterpret_cast<const char*>(a + j) + ahead);
-          if (op == TRIAD) prefetch(reinterpret_cast<const char*>(b + j) + ahead);
+          if (op == TRIAD || op == SCHOENAUER) prefetch(reinterpret_cast<const char*>(b + j) + ahead);
+          if (op == SCHOENAUER) prefetch(reinterpret_cast<const char*>(d + j) + ahead);
         }
         if constexpr (op == STORE) put<NT>(c + j, q);
         if constexpr (op == COPY) put<NT>(c + j, load<V>(a + j));
         if constexpr (op == TRIAD) put<NT>(c + j, fma(q, load<V>(b + j), load<V>(a + j)));
+        if constexpr (op == SCHOENAUER) put<NT>(c + j, fma(load<V>(d + j), load<V>(b + j), load<V>(a + j)));
       }
     }
   }
-  for (int64_t j = S * part; j < n; ++j) c[j] = op == STORE ? scalar : op == COPY ? a[j] : a[j] + scalar * b[j];
+  for (int64_t j = S * part; j < n; ++j)
+    c[j] = op == STORE ? scalar : op == COPY ? a[j] : a[j] + (op == SCHOENAUER ? d[j] : scalar) * b[j];
+}
+
+// Adds products up in four sums.
+template <class T, int VB, bool PREFETCH>
+PK_INLINE T dot_chunk(const T* a, const T* b, int64_t n, int64_t ahead) {
+  using V = vec<T, VB>;
+  constexpr int L = lanes<T, VB>, U = 8;
+  V s0{}, s1{}, s2{}, s3{};
+  const T *x = a, *y = b;
+  for (const T* end = a + n / (U * L) * (U * L); x != end; x += U * L, y += U * L) {
+#pragma GCC unroll 8
+    for (int k = 0; k < U; ++k) {
+      if (PREFETCH && k * VB % 64 == 0) {
+        prefetch(reinterpret_cast<const char*>(x + k * L) + ahead);
+        prefetch(reinterpret_cast<const char*>(y + k * L) + ahead);
+      }
+      const V v = load<V>(x + k * L), w = load<V>(y + k * L);
+      if (k % 4 == 0) s0 = fma(v, w, s0), consume(s0);
+      else if (k % 4 == 1) s1 = fma(v, w, s1), consume(s1);
+      else if (k % 4 == 2) s2 = fma(v, w, s2), consume(s2);
+      else s3 = fma(v, w, s3), consume(s3);
+    }
+  }
+  T rest = 0;
+  for (; x != a + n; ++x, ++y) rest += *x * *y;
+  const V all = (s0 + s1) + (s2 + s3);
+  return rest + hsum(all);
 }
 
 // Loads every vector and uses none of it.
@@ -169,6 +201,26 @@ PK_INLINE void load_passes(const pk_call* c, const pk_team* t) {
   sums[0] = total;
 }
 
+template <class T, int VB, bool PREFETCH>
+PK_INLINE void dot_passes(const pk_call* c, const pk_team* t) {
+  int64_t lo, hi;
+  pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
+  const T *a = static_cast<const T*>(c->ptr[0]), *b = static_cast<const T*>(c->ptr[1]);
+  T sum = 0;
+  for (int64_t r = 0; r < c->reps; ++r) {
+    forget_memory();
+    const Part part = part_of<T>(c, lo, hi, r);
+    sum += dot_chunk<T, VB, PREFETCH>(a + part.lo, b + part.lo, part.hi - part.lo, c->tune);
+  }
+  T* sums = static_cast<T*>(c->ptr[2]);
+  if (t->threads > MAX_THREADS) return;
+  sums[8 + 8 * t->tid] = sum;
+  if (t->take(t, 1) != t->threads - 1) return;
+  T total = 0;
+  for (int i = 0; i < t->threads; ++i) total += sums[8 + 8 * i];
+  sums[0] = total;
+}
+
 template <class T, int VB, int S, bool PREFETCH>
 PK_INLINE void touch_passes(const pk_call* c, const pk_team* t) {
   int64_t lo, hi;
@@ -185,12 +237,13 @@ PK_INLINE void write_passes(const pk_call* c, const pk_team* t) {
   int64_t lo, hi;
   pk_share(c->dim[0], CHUNK_BYTES / int64_t(sizeof(T)), t->tid, t->threads, &lo, &hi);
   const T* a = static_cast<const T*>(c->ptr[0]);
-  const T* b = static_cast<const T*>(c->ptr[op == TRIAD ? 1 : 0]);
-  T* out = static_cast<T*>(c->ptr[op == STORE ? 0 : op == COPY ? 1 : 2]);
+  const T* b = static_cast<const T*>(c->ptr[op == TRIAD || op == SCHOENAUER ? 1 : 0]);
+  const T* d = static_cast<const T*>(c->ptr[op == SCHOENAUER ? 2 : 0]);
+  T* out = static_cast<T*>(c->ptr[op == STORE ? 0 : op == COPY ? 1 : op == TRIAD ? 2 : 3]);
   for (int64_t r = 0; r < c->reps; ++r) {
     forget_memory();
     const auto [from, to] = part_of<T>(c, lo, hi, r);
-    write_chunk<op, NT, T, VB, S, PREFETCH>(a + from, b + from, out + from, to - from, T(c->scalar[0]), c->tune);
+    write_chunk<op, NT, T, VB, S, PREFETCH>(a + from, b + from, d + from, out + from, to - from, T(c->scalar[0]), c->tune);
   }
   if (NT) stream_fence();
 }
@@ -198,6 +251,7 @@ PK_INLINE void write_passes(const pk_call* c, const pk_team* t) {
 template <Op op, bool NT, class T, int VB, int S, bool PREFETCH>
 PK_INLINE void passes(const pk_call* c, const pk_team* t) {
   if constexpr (op == LOAD) load_passes<T, VB, S, PREFETCH>(c, t);
+  else if constexpr (op == DOT) dot_passes<T, VB, PREFETCH>(c, t);
   else if constexpr (op == TOUCH) touch_passes<T, VB, S, PREFETCH>(c, t);
   else write_passes<op, NT, T, VB, S, PREFETCH>(c, t);
 }
@@ -254,6 +308,19 @@ READER(nt_copy, COPY, true)
 READER(triad, TRIAD, false)
 READER(nt_triad, TRIAD, true)
 
+#define TWO_KERNELS(op, OP)                                                                                         \
+  PK_HOT void SYMBOL(op, fp64, plain)(const pk_call* c, const pk_team* t) {                                         \
+    passes<OP, false, double, PK_VECTOR_BYTES, 1, false>(c, t);                                                     \
+  }                                                                                                                 \
+  PK_HOT void SYMBOL(op, fp64, prefetch)(const pk_call* c, const pk_team* t) {                                      \
+    passes<OP, false, double, PK_VECTOR_BYTES, 1, true>(c, t);                                                      \
+  }
+TWO_KERNELS(dot, DOT)
+TWO_KERNELS(schoenauer, SCHOENAUER)
+#define TWO_ENTRIES(op)                                                                                             \
+  {"stream", #op, "fp64", "plain", SYMBOL(op, fp64, plain), nullptr, nullptr, 0, NAME(op, fp64, plain)},            \
+  {"stream", #op, "fp64", "prefetch", SYMBOL(op, fp64, prefetch), nullptr, prefetch_bytes, 2, NAME(op, fp64, prefetch)},
+
 static const pk_entry stream_entries[] = {
   READER_ENTRIES("load", load, fp64) READER_ENTRIES("load", load, fp32)
   READER_ENTRIES("load-only", touch, fp64) READER_ENTRIES("load-only", touch, fp32)
@@ -263,5 +330,6 @@ static const pk_entry stream_entries[] = {
   READER_ENTRIES("nt-copy", nt_copy, fp64) READER_ENTRIES("nt-copy", nt_copy, fp32)
   READER_ENTRIES("triad", triad, fp64) READER_ENTRIES("triad", triad, fp32)
   READER_ENTRIES("nt-triad", nt_triad, fp64) READER_ENTRIES("nt-triad", nt_triad, fp32)
+  TWO_ENTRIES(dot) TWO_ENTRIES(schoenauer)
 };
 PK_TABLE(stream_entries);

@@ -2,7 +2,8 @@
 
 Ops: `load` reads and reduces (its checksum is the wrapping sum of the bytes as 64-bit words, exact in any order),
 `load-only` reads and drops, `store` writes a constant other than zero, `copy` is c = a, `triad` c = a + q b (McCalpin's
-STREAM kernels); `nt-` writes with streaming stores. Bytes are those the instructions ask for; what ordinary stores read
+STREAM kernels); `nt-` writes with streaming stores; `dot` adds a b up and `schoenauer` is c = a + b d, in fp64, as
+other tools have them. Bytes are those the instructions ask for; what ordinary stores read
 first is stated apart (`Traffic.write_allocate`).
 """
 
@@ -21,8 +22,11 @@ from pykernels.units import DTYPE_BYTES, MIB
 #: op -> (arrays read, arrays written)
 ARRAYS = {
     "load": (1, 0), "load-only": (1, 0), "store": (0, 1), "nt-store": (0, 1),
-    "copy": (1, 1), "nt-copy": (1, 1), "triad": (2, 1), "nt-triad": (2, 1),
+    "copy": (1, 1), "nt-copy": (1, 1), "triad": (2, 1), "nt-triad": (2, 1), "dot": (2, 0), "schoenauer": (3, 1),
 }  # fmt: skip
+#: ops with a multiply-add an element; and those that there is in fp64 only
+MULTIPLYING, FP64_ONLY = ("triad", "nt-triad", "dot", "schoenauer"), ("dot", "schoenauer")
+INPUTS = "abd"
 LEVELS = ("L1", "L2", "L3", "DRAM")
 
 #: what store writes and triad multiplies by
@@ -60,12 +64,14 @@ class Stream(Problem, frozen=True, kw_only=True):
         return (self.kernel, self.op, self.dtype)
 
     def operands(self) -> tuple[Operand, ...]:
-        """Inputs a and b of n elements, then the output: c of n elements, or a load's `sums`."""
+        """Inputs a, b, d of n elements, then the output: c of n elements, or the `sums` of a load or dot."""
         reads, writes = ARRAYS[self.op]
-        arrays = [Operand("ab"[i], "in", (self.n,), self.dtype, Recipe(seed=i + 1)) for i in range(reads)]
+        arrays = [Operand(INPUTS[i], "in", (self.n,), self.dtype, Recipe(seed=i + 1)) for i in range(reads)]
         arrays += [Operand("c", "out", (self.n,), self.dtype)] * writes
         if self.op == "load":
             arrays.append(Operand("sums", "out", (SUM_WORDS,), "int64"))
+        if self.op == "dot":
+            arrays.append(Operand("sums", "out", (SUM_WORDS,), self.dtype))
         return tuple(arrays)
 
     def dims(self) -> tuple[int, ...]:
@@ -81,8 +87,8 @@ class Stream(Problem, frozen=True, kw_only=True):
         return (SCALAR,)
 
     def flops(self) -> float:
-        """Two a element for triad; a load's integer additions are not counted."""
-        return 2.0 * self.n / self.parts if self.op.endswith("triad") else 0.0
+        """Two an element for triad, dot and schoenauer; a load's integer additions are not counted."""
+        return 2.0 * self.n / self.parts if self.op in MULTIPLYING else 0.0
 
     def traffic(self) -> Traffic:
         """Every array once in `parts` calls. Ordinary stores read their lines first unless these are in the L1."""
@@ -90,7 +96,7 @@ class Stream(Problem, frozen=True, kw_only=True):
         size = self.n * DTYPE_BYTES[self.dtype] / self.parts
         moved = (reads + writes) * size
         allocated = 0.0 if self.op.startswith("nt-") or self.level == "L1" else writes * size
-        names = ["a", "b"][:reads] + ["c"] * writes
+        names = [*INPUTS[:reads], *["c"] * writes]
         return Traffic(
             requested=moved, compulsory=moved, write_allocate=allocated, by_operand=dict.fromkeys(names, size)
         )
@@ -112,22 +118,26 @@ class Stream(Problem, frozen=True, kw_only=True):
             return {"sum": _checksum(inputs["a"])}
         if self.op == "load-only":
             return {}
-        a, b = (widen(inputs[name][_rows(rows)], self.dtype) if name in inputs else None for name in "ab")
+        if self.op == "dot":
+            return {"sum": np.array([np.dot(inputs["a"], inputs["b"])])}
+        a, b, d = (widen(inputs[name][_rows(rows)], self.dtype) if name in inputs else None for name in INPUTS)
         if a is None:
             count = self.n if rows is None else len(rows)
             return {"c": np.full(count, SCALAR)}
-        return {"c": a if b is None else a + SCALAR * b}
+        return {"c": a if b is None else a + (SCALAR if d is None else d) * b}
 
     def observed(self, outputs: Mapping[str, Array], rows: Array | None = None) -> dict[str, Array]:
         """c widened, or the sum."""
-        if self.op == "load":
+        if self.op in ("load", "dot"):
             return {"sum": outputs["sums"][:1]}
         return {"c": widen(outputs["c"][_rows(rows)], self.dtype)} if "c" in outputs else {}
 
     def tolerance(self) -> Tolerance:
-        """Copies and sums are exact; a triad rounds the product and the sum of positive terms: twice the unit roundoff
-        (and its square)."""
-        return Tolerance(relative=2.1 * ROUNDOFF[self.dtype]) if self.op.endswith("triad") else Tolerance()
+        """Copies and integer sums are exact; a triad rounds the product and the sum of positive terms: twice the unit
+        roundoff (and its square). A sum of n positive products, in whatever order, is off by n roundoffs at most."""
+        if self.op == "dot":
+            return Tolerance(relative=1.1 * (self.n + 1) * ROUNDOFF[self.dtype])
+        return Tolerance(relative=2.1 * ROUNDOFF[self.dtype]) if self.op in MULTIPLYING else Tolerance()
 
     def small(self) -> Problem:
         """Some thousand elements and an odd rest, so that streams, vectors and tails all have work."""
@@ -154,6 +164,8 @@ def build(values: Mapping[str, Any], space: Space) -> Stream:
     """A stream problem whose arrays together fill the level, or the size, asked for. Raises UsageError."""
     op, dtype, level, text = values["op"], values["dtype"], values.get("level", ""), values.get("size", "")
     named = values.get("as", "")
+    if op in FP64_ONLY and dtype != "fp64":
+        raise UsageError(f'stream: op = "{op}" has dtype "fp64", not "{dtype}"')
     if named and not (level and text):
         raise UsageError(f'stream: as = "{named}" needs a size, and the level that it lies in')
     if level and text and not named:

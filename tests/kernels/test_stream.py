@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from native_case import implementations, levels, session, wrong
 
 from pykernels.errors import UsageError
-from pykernels.kernels.stream import ARRAYS, CHUNK_BYTES, FAMILY, Stream, build
+from pykernels.kernels.stream import ARRAYS, CHUNK_BYTES, FAMILY, FP64_ONLY, Stream, build
 from pykernels.model import Case, Implementation, Placement
 
 
@@ -31,6 +31,8 @@ class Sizes:
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
 @pytest.mark.parametrize("op", ARRAYS)
 def test_every_variant_is_right(op: str, dtype: str, isa: str) -> None:
+    if op in FP64_ONLY:
+        dtype = "fp64"
     problem = Stream(op=op, n=20011, dtype=dtype)
     found = list(implementations(problem, isa))
     assert found
@@ -42,7 +44,7 @@ def test_every_variant_is_right(op: str, dtype: str, isa: str) -> None:
 @given(op=st.sampled_from(sorted(ARRAYS)), dtype=st.sampled_from(["fp64", "fp32"]), n=st.integers(1, 5000),
        isa=st.sampled_from(levels()), threads=st.sampled_from([1, 2]))  # fmt: skip
 def test_odd_sizes(op: str, dtype: str, n: int, isa: str, threads: int) -> None:
-    problem = Stream(op=op, n=n, dtype=dtype)
+    problem = Stream(op=op, n=n, dtype="fp64" if op in FP64_ONLY else dtype)
     for implementation in implementations(problem, isa):
         assert wrong(problem, implementation, threads) is None, implementation
 
@@ -110,6 +112,27 @@ def test_a_tiny_size_still_has_work_for_every_thread() -> None:
 def test_level_and_size_together_are_refused() -> None:
     with pytest.raises(UsageError, match=r'level = "L1" and size = "1 MiB"'):
         build({"op": "load", "level": "L1", "size": "1 MiB", "dtype": "fp64"}, Sizes())
+
+
+def test_dot_adds_up_over_threads_and_parts() -> None:
+    problem = Stream(op="dot", n=300_000, parts=3, dtype="fp64")
+    assert (problem.flops(), problem.traffic().requested, problem.traffic().write_allocate) == (200_000, 1_600_000, 0)
+    for implementation in implementations(problem, levels()[-1]):
+        assert wrong(problem, implementation, threads=2, seed=3) is None, implementation
+
+
+def test_schoenauer_reads_three_arrays() -> None:
+    problem = Stream(op="schoenauer", n=1000, level="DRAM", dtype="fp64")
+    assert [operand.name for operand in problem.operands()] == ["a", "b", "d", "c"]
+    assert (problem.traffic().requested, problem.traffic().write_allocate) == (32_000, 8_000)
+    inputs = {"a": np.array([1.0]), "b": np.array([2.0]), "d": np.array([3.0])}
+    assert problem.reference(inputs)["c"] == [7.0]
+
+
+@pytest.mark.parametrize("op", FP64_ONLY)
+def test_what_is_in_fp64_only_says_so(op: str) -> None:
+    with pytest.raises(UsageError, match=f'op = "{op}" has dtype "fp64", not "fp32"'):
+        build({"op": op, "level": "L1", "dtype": "fp32"}, Sizes())
 
 
 def test_family_lists_all_ops() -> None:
