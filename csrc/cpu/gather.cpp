@@ -61,32 +61,44 @@ PK_INLINE uint64_t rows_of(const char* table, const int32_t* index, int64_t n, i
   return hsum(all);
 }
 
-// Rows of any number of bytes.
+// What of a row no whole vector covers: 64-bit words, and a last half word as its value.
+PK_INLINE uint64_t row_rest(const char* p, int64_t bytes) {
+  uint64_t sum = 0;
+  for (; bytes >= 8; p += 8, bytes -= 8) {
+    uint64_t word;
+    __builtin_memcpy(&word, p, 8);
+    sum += word;
+  }
+  if (bytes) {
+    uint32_t half;
+    __builtin_memcpy(&half, p, 4);
+    sum += half;
+  }
+  return sum;
+}
+
+// Rows of any number of bytes, four rows side by side: read one after the other, wide rows look like streams, and the
+// hardware's prefetchers fetch lines past their ends (rows of 0.5 to 1 KiB came at half the rate).
 template <int VB, Mode M>
 PK_INLINE uint64_t rows_of_any(const char* table, const int32_t* index, int64_t n, int64_t bytes, int64_t ahead) {
-  vec<uint64_t, VB> s0{}, s1{}, s2{}, s3{};
+  using V = vec<uint64_t, VB>;
+  V s0{}, s1{}, s2{}, s3{};
   uint64_t rest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    ask_ahead<M, 1>(table, index + i, bytes, ahead);
-    const char* p = table + int64_t(index[i]) * bytes;
-    int64_t b = 0;
-    for (; b + 4 * VB <= bytes; b += 4 * VB) {
-      s0 += row_part<VB>(p + b), s1 += row_part<VB>(p + b + VB);
-      s2 += row_part<VB>(p + b + 2 * VB), s3 += row_part<VB>(p + b + 3 * VB);
-    }
-    for (; b + VB <= bytes; b += VB) s0 += row_part<VB>(p + b);
-    for (; b + 8 <= bytes; b += 8) {
-      uint64_t word;
-      __builtin_memcpy(&word, p + b, 8);
-      rest += word;
-    }
-    if (b < bytes) {
-      uint32_t half;
-      __builtin_memcpy(&half, p + b, 4);
-      rest += half;
-    }
+  const int64_t whole = bytes / VB * VB, left = bytes - whole;
+  for (const int32_t* end = index + n / 4 * 4; index != end; index += 4) {
+    ask_ahead<M, 4>(table, index, bytes, ahead);
+    const char *r0 = table + int64_t(index[0]) * bytes, *r1 = table + int64_t(index[1]) * bytes;
+    const char *r2 = table + int64_t(index[2]) * bytes, *r3 = table + int64_t(index[3]) * bytes;
+    for (int64_t b = 0; b < whole; b += VB)
+      s0 += row_part<VB>(r0 + b), s1 += row_part<VB>(r1 + b), s2 += row_part<VB>(r2 + b), s3 += row_part<VB>(r3 + b);
+    if (left) rest += row_rest(r0 + whole, left) + row_rest(r1 + whole, left) + row_rest(r2 + whole, left) + row_rest(r3 + whole, left);
   }
-  const auto all = (s0 + s1) + (s2 + s3);
+  for (int64_t i = 0; i < n % 4; ++i) {
+    const char* p = table + int64_t(index[i]) * bytes;
+    for (int64_t b = 0; b < whole; b += VB) s0 += row_part<VB>(p + b);
+    rest += row_rest(p + whole, left);
+  }
+  const V all = (s0 + s1) + (s2 + s3);
   return rest + hsum(all);
 }
 
