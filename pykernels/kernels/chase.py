@@ -105,6 +105,8 @@ def build(values: Mapping[str, Any], space: Space) -> Chase:
     if not text:
         level = level or "DRAM"
     total = space.size(text) if text else space.level_bytes(level)
+    if level == "L3":  # a walk is slow: others who share the cache take from it what a stream would hold
+        total = min(total, space.threads * space.size("2 L2"))
     lines = max(1, total // space.threads // LINE_BYTES)
     return Chase(
         dtype="int64", lines=lines, chains=values["chains"], units=space.threads, level=level,
