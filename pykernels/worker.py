@@ -72,6 +72,8 @@ def visit(session: Session, message: Visit) -> Reply:
     from pykernels.machine import noise
 
     case = registry.case_from_builtins(message.case)
+    if reason := clock.too_coarse(message.settings.visit_s):
+        return Reply(outcome=Skipped(reason=reason, hint='use a finer clock, or longer visits (visit = "20 s")'))
     session = _placed(session, case)
     implementation = Implementation(case.implementation.backend, case.implementation.isa, message.variant)
     if message.full and (wrong := _checked(session, case, implementation, verify.check_full)):

@@ -41,10 +41,18 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def calibrate(runner: Runner, sample_s: float) -> int:
-    """Calls per sample so that a sample lasts about `sample_s`; also the warm-up."""
+    """Calls per sample so that a sample lasts about `sample_s`; also the warm-up.
+
+    What counts is the time for which the threads ran: a preempted sample is long in wall time, and would stop the
+    growth too soon. A sample whose clock went backwards says nothing, and is taken again."""
     reps = 1
     for _ in range(40):
-        seconds = min(runner.sample(reps, 2).samples_s) * reps
+        taken = runner.sample(reps, 2)
+        ran = [seconds * ratio for seconds, ratio in zip(taken.samples_s, _ratios(taken), strict=True)]
+        forwards = [seconds for seconds in ran if seconds > 0]
+        if not forwards:
+            continue
+        seconds = min(forwards) * reps
         if seconds >= sample_s / 2:
             break
         growth = sample_s / max(seconds, sample_s / 100)
@@ -108,8 +116,12 @@ def judge(samples: Samples, stop: str) -> Measured | Disturbed:
 def clean_mask(samples: Samples) -> list[bool]:
     """For each sample: did its clock go forwards, and were all its threads running (CPU time over wall time at least
     0.98, or not recorded)?"""
-    ratios = samples.cpu_over_wall or [1.0] * len(samples.samples_s)
-    return [seconds > 0 and ratio >= CONTENDED for seconds, ratio in zip(samples.samples_s, ratios, strict=True)]
+    pairs = zip(samples.samples_s, _ratios(samples), strict=True)
+    return [seconds > 0 and ratio >= CONTENDED for seconds, ratio in pairs]
+
+
+def _ratios(samples: Samples) -> list[float]:
+    return samples.cpu_over_wall or [1.0] * len(samples.samples_s)
 
 
 def relative_half_width(samples: Samples) -> float:

@@ -14,7 +14,7 @@ from pykernels.backends.simulated import process
 from pykernels.backends.simulated.device import NoTruth, true_seconds, wrong_after
 from pykernels.backends.simulated.noise import Noise
 from pykernels.measure import sampling
-from pykernels.measure.clock import shortest_sample_s
+from pykernels.measure.clock import too_coarse
 from pykernels.model import Case, Conditions, Placement, Samples, Skipped, Wrong
 from pykernels.worker import Reply
 
@@ -49,11 +49,8 @@ class SimulatedPlayer:
         except NoTruth as error:
             return Reply(outcome=Skipped(reason=f"{noise.path}: {error}"))
         step_s = noise.timer.step_s
-        if shortest_sample_s(step_s) > settings.visit_s:
-            reason = f"a clock of step {step_s:g} s needs samples of {shortest_sample_s(step_s):g} s"
-            return Reply(
-                outcome=Skipped(reason=f"{reason}; a visit is {settings.visit_s:g} s", hint="use a finer clock")
-            )
+        if reason := too_coarse(settings.visit_s, step_s):
+            return Reply(outcome=Skipped(reason=reason, hint="use a finer clock"))
         runner = SimulatedRunner(noise, case, variant, self.launch, round_, number, true_s)
         wrong = self._check(case, runner, "before")
         outcome = wrong or sampling.collect(runner, settings, clock=runner.clock, step_s=step_s)
