@@ -14,7 +14,7 @@ import numpy as np
 
 from pykernels.analysis.common import CaseSummary, campaign, level_rank
 from pykernels.errors import UsageError
-from pykernels.measure.stats import Budget, Term, budget
+from pykernels.measure.stats import Budget, Term, budget, median_factor
 from pykernels.model import Disturbed, Measured, Record
 from pykernels.store import Run
 
@@ -60,9 +60,11 @@ def _counted(case: CaseSummary, sitting_of: dict[int, int]) -> Term:
     for launch, value in case.values.items():
         groups.setdefault(sitting_of[launch], []).append(math.log(value))
     by_sitting = len(groups) >= 3
-    logs = [float(np.mean(group)) for group in groups.values()] if by_sitting else np.concatenate(list(groups.values()))
+    logs = (
+        [float(np.median(group)) for group in groups.values()] if by_sitting else np.concatenate(list(groups.values()))
+    )
     what = "sittings" if by_sitting else "launches"
-    error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+    error = median_factor(len(logs)) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
     source = f"{len(logs)} {what}, with their visits and samples"
     return Term(name=what, kind="A", uncertainty=error, degrees=len(logs) - 1, source=source)
 

@@ -401,11 +401,12 @@ def test_too_few_visits_say_nothing_of_warm_up() -> None:
 def run_series(
     rng: np.random.Generator, cases: int, turns: int, step: float, last: float = 0.2
 ) -> tuple[np.ndarray, ...]:
-    """Visits of many cases in random order: visit sd 0.5%, slow machine-wide noise 0.3%, a step near the end."""
+    """Visits of many cases in random order and five launches: visit sd 0.5%, slow machine-wide noise 0.3%, a step near
+    the end."""
     case = np.concatenate([rng.permutation(cases) for _ in range(turns)])
     logs = case + rng.normal(0, 0.005, case.size) + synthetic.ar1(rng, case.size, 0.003, 0.9)
     logs[int(case.size * (1 - last)) :] -= step
-    return case, logs
+    return case, logs, np.repeat(np.arange(5), case.size // 5)
 
 
 @pytest.mark.parametrize("step", [0.01, 0.02])
@@ -425,12 +426,48 @@ def test_a_throttle_step_is_found_where_it_is(step: float) -> None:
 def test_a_run_without_a_step_is_left_alone(cases: int, turns: int) -> None:
     rng = np.random.default_rng(29)
     false = sum(stats.change_point(*run_series(rng, cases, turns, 0.0)) is not None for _ in range(60))
-    assert false <= binom.ppf(0.999, 60, 0.07)
+    assert false <= binom.ppf(0.999, 60, 0.05)
+
+
+def test_launches_that_differ_are_not_a_step() -> None:
+    """What all cases of a launch share moves the means at its ends, and is no step that lasts."""
+    rng = np.random.default_rng(37)
+    false = 0
+    for _ in range(60):
+        case, logs, launch = run_series(rng, 100, 15, 0.0)
+        logs = logs + 0.003 * rng.standard_normal(5)[launch]
+        false += stats.change_point(case, logs, launch) is not None
+    assert false <= binom.ppf(0.999, 60, 0.05)
+
+
+def test_a_step_inside_a_launch_of_many_is_found() -> None:
+    rng = np.random.default_rng(41)
+    case, logs, _ = run_series(rng, 20, 75, 0.02, last=0.33)
+    answer = stats.change_point(case, logs, np.repeat(np.arange(25), case.size // 25))
+    assert answer is not None
+    assert answer.size == pytest.approx(-0.02, rel=0.3)
 
 
 def test_a_short_run_has_no_step() -> None:
-    assert stats.change_point(np.zeros(10, dtype=np.intp), np.arange(10.0)) is None
-    assert stats.change_point(np.zeros(50, dtype=np.intp), np.zeros(50)) is None
+    none = np.zeros(50, dtype=np.intp)
+    assert stats.change_point(none[:10], np.arange(10.0), none[:10]) is None
+    assert stats.change_point(none, np.zeros(50), none) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 13, 14, 40])
+def test_the_factor_of_the_median_gives_95_percent(n: int) -> None:
+    rng = np.random.default_rng(n)
+    draws = rng.standard_normal((20_000, n))
+    half = stats.log_interval(draws)[1] * stats.median_factor(n)
+    held = int(np.count_nonzero(np.abs(np.median(draws, axis=1)) <= half))
+    assert binom.ppf(0.0005, 20_000, 0.948) <= held <= binom.ppf(0.9995, 20_000, 0.952)
+
+
+def test_one_bad_launch_moves_the_value_little() -> None:
+    sound = [100.0, 101.0, 99.0, 100.5]
+    with_bad = stats.launch_interval([*sound, 60.0])
+    assert 99.0 <= with_bad.value <= 100.5
+    assert with_bad.low < 75 < 125 < with_bad.high  # and it is not hidden
 
 
 def test_variance_split_finds_the_components() -> None:

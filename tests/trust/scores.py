@@ -194,6 +194,7 @@ class Plan:
     launch_wide: float = 0.0
 
 
+_MEMORY = 0.9  #: lag-1 correlation of what moves all cases alike
 PLANS = {
     "100 cases x 5 x 3, visits 0.5%": Plan(),
     "the same with launches 1%": Plan(launch_sd=0.01),
@@ -203,28 +204,61 @@ PLANS = {
 }
 
 
+@dataclass(frozen=True)
+class Clock:
+    """What is read of the core clock beside visits: spread of a visit, as seen on a shared guest, and memory of it."""
+
+    sd: float = 0.0055
+    rho: float = 0.3
+
+
+def throttle_by_clock(plan: Plan, slower: float, repeats: int, seed: int = 13, share: float = 0.2) -> tuple[int, int]:
+    """(runs with a step found in the core clock, runs): the clock is `slower` in the last `share` of the run."""
+    rng, clock = np.random.default_rng(seed), Clock()
+    found = 0
+    for _ in range(repeats):
+        case, logs, launch = _visits(plan, rng)
+        ghz = process.autoregressive(rng, (logs.size,), clock.sd, clock.rho)
+        ghz[round(logs.size * (1 - share)) :] -= math.log1p(slower)
+        found += stats.change_point(case, ghz, launch) is not None
+    return found, repeats
+
+
+def reachable(plan: Plan, slower: float, share: float = 0.2) -> float:
+    """Power at 5% false alarms of a test that is told where the step is and knows all variances of the plan: what no
+    method that has to find both can pass."""
+    from scipy.stats import norm
+
+    per_launch = plan.cases * plan.rounds
+    long_run = plan.wide**2 * (1 + _MEMORY) / (1 - _MEMORY) + plan.visit_sd**2
+    of_launch = plan.launch_sd**2 / plan.cases + plan.launch_wide**2
+    after, before = share * plan.launches, (1 - share) * plan.launches
+    error = math.sqrt((long_run / per_launch + of_launch) * (1 / after + 1 / before))
+    return float(norm.sf(norm.isf(0.025) - math.log1p(slower) / error))
+
+
 def throttle(plan: Plan, slower: float, repeats: int, seed: int = 8, share: float = 0.2) -> tuple[int, int]:
     """(runs with a step found, runs): everything is `slower` by that much in the last `share` of the run."""
     rng = np.random.default_rng(seed)
     found = 0
     for _ in range(repeats):
-        case, logs = _visits(plan, rng)
+        case, logs, launch = _visits(plan, rng)
         first = round(logs.size * (1 - share))
         logs[first:] -= math.log1p(slower)
-        step = stats.change_point(case, logs)
+        step = stats.change_point(case, logs, launch)
         found += step is not None
     return found, repeats
 
 
-def _visits(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Case numbers and log medians of a run in time order: rounds of all cases in random order."""
+def _visits(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Case, log median and launch of a run's visits in time order: rounds of all cases in random order."""
     turns = plan.launches * plan.rounds
     case = np.concatenate([rng.permutation(plan.cases) for _ in range(turns)])
     launch = np.repeat(np.arange(plan.launches), plan.rounds * plan.cases)
     effects = plan.launch_sd * rng.standard_normal((plan.launches, plan.cases))
     logs = effects[launch, case] + plan.visit_sd * rng.standard_normal(case.size)
-    logs += process.autoregressive(rng, (case.size,), plan.wide, 0.9)
-    return case, logs + plan.launch_wide * rng.standard_normal(plan.launches)[launch]
+    logs += process.autoregressive(rng, (case.size,), plan.wide, _MEMORY)
+    return case, logs + plan.launch_wide * rng.standard_normal(plan.launches)[launch], launch
 
 
 # --------------------------------------------------------------------------------------------------- pairs, selection
@@ -242,6 +276,14 @@ def ties(launch_sd: float, shared_sd: float, repeats: int, *, paired: bool = Tru
         _, low, high = stats.ratio_interval(first, second)
         held += low <= 1 <= high
     return held, repeats
+
+
+def bad_launch(slower: float, repeats: int, seed: int = 14) -> tuple[float, float]:
+    """How far the mean over five launches of 0.5% spread, one of them bad, and the value are off: medians."""
+    logs = 0.005 * np.random.default_rng(seed).standard_normal((repeats, LAUNCHES))
+    logs[:, 0] += math.log1p(-slower)
+    values = [math.log(stats.launch_interval(run).value) for run in np.exp(logs)]
+    return float(np.median(logs.mean(axis=1))), float(np.median(values))
 
 
 def selection(variants: int, law: Law, repeats: int, seed: int = 10) -> tuple[float, float, Coverage]:

@@ -99,12 +99,27 @@ def flag_rows(repeats: int) -> Iterator[Row]:
 
 
 def throttle_rows(repeats: int) -> Iterator[Row]:
-    repeats = max(100, repeats // 4)  # 400 reorderings of every run
+    """By the values, and by the core clock recorded beside them. A goal beyond what a test told everything else could
+    reach is not held against the statistics: that power is in brackets."""
+    repeats = max(100, repeats // 4)  # a repeat is a whole run
     for name, plan in scores.PLANS.items():
-        counts = [scores.throttle(plan, size, repeats)[0] for size in (0.0, 0.005, 0.01, 0.02)]
-        words = {verdict(counts[0], repeats, 0, 0.05), *(verdict(count, repeats, 0.95) for count in counts[2:])}
-        word = next(word for word in ("above", "below", "about", "held") if word in words)
-        yield name, *(percent(count, repeats) for count in counts), word
+        counts = [scores.throttle(plan, size, repeats)[0] for size in (0.0, 0.01, 0.02)]
+        most = [scores.reachable(plan, size) for size in (0.01, 0.02)]
+        words = {verdict(counts[0], repeats, 0, 0.05)}
+        for n, power in zip(counts[1:], most, strict=True):
+            words.add(verdict(n, repeats, 0.95) if power > 0.995 else "out of reach")
+        shown = [percent(counts[0], repeats)]
+        shown += [f"{percent(n, repeats)} ({power:.0%})" for n, power in zip(counts[1:], most, strict=True)]
+        yield name, *shown, _worst(words)
+    for name, plan in scores.PLANS.items():
+        if "launches differ" not in name:
+            counts = [scores.throttle_by_clock(plan, size, repeats)[0] for size in (0.0, 0.01, 0.02)]
+            words = {verdict(counts[0], repeats, 0, 0.05), *(verdict(n, repeats, 0.95) for n in counts[1:])}
+            yield f"{name}: by the core clock", *(percent(n, repeats) for n in counts), _worst(words)
+
+
+def _worst(words: set[str]) -> str:
+    return next(word for word in ("above", "below", "about", "out of reach", "held") if word in words)
 
 
 def pair_rows(repeats: int) -> Iterator[Row]:
@@ -118,6 +133,10 @@ def pair_rows(repeats: int) -> Iterator[Row]:
                 ">= 95%",
                 (verdict(held, total, 0.95)),
             )
+    for off in (0.1, 0.3):
+        mean, value = scores.bad_launch(off, repeats)
+        name = f"one launch of five slow by {off:.0%}, spread 0.5%: the value is off by"
+        yield name, f"{value:.2%} (a mean: {mean:.1%})", "< 0.5%", "held" if abs(value) < 0.005 else "above"
     for sd in (0.005, 0.02):
         law = type(PLAIN)(launch_sd=sd, visit_sd=0.003, sample_sd=0.01, rho=0.3)
         tuned, best, after = scores.selection(10, law, repeats)
@@ -170,8 +189,9 @@ PARTS = {
     ),
     "flags": Part("Flags where there is no one value", ("what", "found", "goal", ""), flag_rows),
     "throttle": Part(
-        "A step in the last fifth of a run, found (goal: none at most 5%; 1% and 2% at least 95%)",
-        ("run", "none", "0.5%", "1%", "2%", ""), throttle_rows,
+        "A step in the last fifth of a run, found (goal: none at most 5%; 1%, 2% at least 95%; in brackets what a test"
+        " that knows its place and all variances would find)",
+        ("run", "none", "1%", "2%", ""), throttle_rows,
     ),
     "pairs": Part("Comparisons and selection", ("what", "found", "goal", ""), pair_rows),
     "impossible": Part(

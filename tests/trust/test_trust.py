@@ -68,7 +68,7 @@ def test_a_busy_machine_gives_no_value_and_a_little_contention_does():
     assert scores.disturbed(30, REPEATS) == (0, REPEATS)
 
 
-@pytest.mark.parametrize("shape", ["flat", "flat, rho 0.8", "falling", "rising", "cyclic"])
+@pytest.mark.parametrize("shape", scores.WARM_UPS)
 def test_warm_ups_are_told_apart(shape):
     at_least(*scores.warm_up(shape, REPEATS), 0.95)
 
@@ -79,8 +79,22 @@ def test_a_throttle_step_is_found(slower):
     at_least(*scores.throttle(plan, slower, 100), 0.95)
 
 
-def test_no_throttle_step_is_seen_where_there_is_none():
-    at_most(*scores.throttle(scores.PLANS["40 cases x 5 x 1, launches 1%"], 0.0, REPEATS), 0.05)
+@pytest.mark.parametrize(
+    "plan", ["40 cases x 5 x 1, launches 1%", "100 cases x 5 x 3, launches differ by 0.3% in all cases"]
+)
+def test_no_throttle_step_is_seen_where_there_is_none(plan):
+    at_most(*scores.throttle(scores.PLANS[plan], 0.0, REPEATS), 0.05)
+
+
+@pytest.mark.parametrize("slower", [0.01, 0.02])
+def test_a_throttle_step_is_found_in_a_short_run_by_the_core_clock(slower):
+    at_least(*scores.throttle_by_clock(scores.PLANS["20 cases x 5 x 1, launches 1%"], slower, 100), 0.95)
+
+
+def test_a_bad_launch_hardly_moves_the_value():
+    mean, value = scores.bad_launch(0.3, REPEATS)
+    assert mean < -0.05
+    assert abs(value) < 0.005
 
 
 @pytest.mark.parametrize("paired", [True, False])

@@ -39,6 +39,7 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     median: float  # of the clean values; nan where there is none
     backward: int = 0  # samples of no or negative length: the clock went backwards
+    clock_ghz: float = 0.0  # median core clock; 0: not recorded
 
     @property
     def disturbed(self) -> bool:
@@ -98,6 +99,7 @@ def visit_of(
         total=seconds.size,
         backward=backward,
         median=median(values) if values.size else math.nan,
+        clock_ghz=statistics.median(outcome.clock_ghz) if outcome.clock_ghz else 0.0,
     )
 
 

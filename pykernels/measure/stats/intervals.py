@@ -1,4 +1,5 @@
-"""Gate, medians and intervals. The unit of error is the launch: a t interval over the logarithms of launch medians.
+"""Gate, medians and intervals. The unit of error is the launch: a t interval over the logarithms of launch medians, and
+around their median.
 
 Why not the samples: they are autocorrelated and share their process's layout, so an interval from them covers 20 to 40%
 of the time where launches differ; t over launch medians covers 95%.
@@ -66,6 +67,25 @@ def log_interval(logs: NDArray[np.float64], confidence: float = 0.95) -> tuple[A
     return logs.mean(axis=-1), half
 
 
+#: standard error of the median of 2, 3, ... normal values over that of their mean, as a factor of a 95% t interval
+_OF_MEDIAN = (1.0, 1.025, 1.028, 1.090, 1.072, 1.131, 1.105, 1.156, 1.130, 1.174, 1.146)
+
+
+def median_factor(n: int) -> float:
+    """By how much the t interval of n values (two or more) must be widened to hold around their median: sqrt(pi/2) for
+    many; odd numbers rest on one value, even ones on two."""
+    if n < 2 + len(_OF_MEDIAN):
+        return _OF_MEDIAN[n - 2]
+    return math.sqrt(math.pi / 2) * (1 - (0.7 if n % 2 else 1.15) / n)
+
+
+def median_interval(logs: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Median and half width of its interval (n >= 2). One bad launch among five moves a mean by a fifth of what it is
+    off, and the median hardly; the interval is as wide as the launches' spread makes it, the bad one's included."""
+    _, half = log_interval(logs, confidence)
+    return median(logs), float(half) * median_factor(logs.size)
+
+
 def launch_interval(
     launch_values: Sequence[float] | NDArray[np.float64],
     *,
@@ -73,17 +93,18 @@ def launch_interval(
     scope: str = "sitting",
     confidence: float = 0.95,
 ) -> Interval:
-    """The t interval over launch values (one per launch, positive), computed on their logarithms.
+    """The interval over launch values (one per launch, positive), computed on their logarithms.
 
-    `value` is their geometric mean. One launch alone has no interval: its bounds are 0 and infinity (`within_process`
-    gives one that is labelled as such). Raises ValueError for none, or for a value that is not positive and finite."""
+    `value` is their median, and the interval is that of t, widened to what a median needs. One launch alone has no
+    interval: its bounds are 0 and infinity (`within_process` gives one that is labelled as such). Raises ValueError for
+    none, or for a value that is not positive and finite."""
     values = np.asarray(launch_values, dtype=np.float64)
     if not values.size or not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError("launch values must be positive and finite, and at least one")
     best = float(values.max() if higher else values.min())
     if values.size == 1:
         return _interval(best, 0.0, math.inf, 1, best, "within-process", "none", confidence)
-    centre, half = log_interval(np.log(values), confidence)
+    centre, half = median_interval(np.log(values), confidence)
     value, low, high = math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     if half == 0:  # identical launches: no rounding between the three
         value = low = high = best
@@ -135,13 +156,12 @@ def _block_medians(samples: NDArray[np.float64], rng: np.random.Generator) -> ND
 
 
 def merge_sittings(groups: Sequence[Sequence[float]], *, higher: bool = True, confidence: float = 0.95) -> Interval:
-    """The t interval over the means of sittings (logarithms of launch values), scope `machine`; needs three sittings.
+    """The interval over the medians of sittings (logarithms of launch values), scope `machine`; needs three sittings.
 
     Launches of one sitting share what the machine was like that hour, so they count once."""
     if len(groups) < 3:
         raise ValueError(f"scope `machine` needs at least 3 sittings, not {len(groups)}")
-    means = np.array([float(np.log(np.asarray(group)).mean()) for group in groups])
-    centre, half = log_interval(means, confidence)
+    centre, half = median_interval(np.array([median(np.log(np.asarray(group))) for group in groups]), confidence)
     everything = [value for group in groups for value in group]
     best = max(everything) if higher else min(everything)
     return _interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(everything), best,
@@ -154,12 +174,12 @@ def merge_sittings(groups: Sequence[Sequence[float]], *, higher: bool = True, co
 def ratio_interval(
     above: Mapping[int, float], below: Mapping[int, float], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(ratio, low, high) of two cases: the t interval over per-launch ratios where they share two launches or more,
+    """(ratio, low, high) of two cases: median and interval of per-launch ratios where they share two launches or more,
     else Welch's on the logarithms; (ratio, 0, inf) where neither has enough launches."""
     common = sorted(above.keys() & below.keys())
     if len(common) >= 2:
         logs = np.log([above[launch] / below[launch] for launch in common])
-        centre, half = log_interval(logs, confidence)
+        centre, half = median_interval(logs, confidence)
         return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     centre, error, degrees = welch(np.log(list(above.values())), np.log(list(below.values())))
     if not math.isfinite(error):

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from pykernels.measure.stats.intervals import t_quantile
+from pykernels.measure.stats.intervals import median, t_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 10  #: samples to a point of the regime test: short enough to see a switch inside a visit
 _MIN_GAP = math.log(1.10)  #: regimes nearer to each other than this are spread, not regimes
-_BINS = 2000  #: points of the change-point monitor at most
-_MIN_STEP = 0.005  #: log size under which a step is not reported: launches may differ by as much
+_PLACES = 200  #: at which a step is looked for, at most
+_END = 0.05  #: share of a run at either end where none is
+_STEP_Z = 3.6  #: errors that a step must exceed: the largest of all places does by chance in 3 to 4% of runs
+_MIN_STEP = 0.0072  #: log size under which a step is not reported: launches may differ by as much
 _MIN_SHARE = 0.2  #: a regime holds at least this share of the points
 
 
@@ -136,7 +138,7 @@ def _steady_from(logs: NDArray[np.float64], alpha: float) -> int:
     if not moved[0] and not any(moved):
         return 0
     steady = max(b for (_, b), flag in zip(stretches, moved, strict=True) if flag)
-    half = n // 8
+    half = n // 6
     drifting = half and _same_sign(logs[:, -half:].mean(axis=1) - logs[:, -2 * half : -half].mean(axis=1), alpha)
     return n if drifting and steady >= stretches[-1][1] else steady
 
@@ -178,60 +180,94 @@ def _cycles(logs: NDArray[np.float64], alpha: float) -> bool:
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step in a run: `index` of the first visit after it (in time order), its log size, and its p value."""
+    """A step in a run: `index` of the first visit after it (in time order), its log size, and that over its error."""
 
     index: int
     size: float
-    p: float
+    z: float
 
 
-def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], *, alpha: float = 0.01) -> Step | None:
-    """The one step that all cases of a run share, or None. Steps under 0.5% are not told from launches that differ.
+def change_point(case: NDArray[np.intp], logs: NDArray[np.float64], launch: NDArray[np.intp]) -> Step | None:
+    """The one step that all cases of a run share, or None; steps under 0.7% are not told from launches that differ.
 
-    `case` numbers the case of each visit, `logs` is the log of its median, both in time order. Residuals of each case,
-    over its spread, are pooled; the largest excursion of their cumulative sum, over their long-run
-    standard deviation (so that slow machine-wide noise does not pass for a step), is held against a Brownian bridge."""
+    `case` and `launch` number the case and the launch of each visit, `logs` is the log of its median, all in time
+    order. Residuals of each case, over its spread, are pooled. At every place but the ends, the difference of the means
+    on both sides is held against its error: slow machine-wide noise (its long-run variance inside the launches), and
+    what launches differ by beyond that, once the step is taken out."""
     n = logs.size
     if n < 20:
         return None
-    residual = _residuals(case, logs)
-    parts = np.array_split(residual, min(n, _BINS))  # a long run is looked at in bins, which cost no power
-    series = residual if n <= _BINS else np.array([part.mean() for part in parts])
-    excursion, at = _cusum(series[None, :])
-    index = int(at[0])
-    before, after = series[:index], series[index:]
-    spread = _long_run_deviation(np.concatenate([before - before.mean(), after - after.mean()]))
-    chance = _bridge_excursions()
-    exceeded = int(np.count_nonzero(chance >= excursion[0] / spread)) if spread > 0 else 0
-    p = (1 + exceeded) / (1 + chance.size)
-    if p > alpha or excursion[0] == 0:
+    residual, per_log = _residuals(case, logs)
+    _, launch, counts = np.unique(launch, return_inverse=True, return_counts=True)
+    means = np.bincount(launch, residual) / counts
+    noise = _long_run_variance(residual - means[launch], counts.size)
+    places = np.unique(np.linspace(_END * n, (1 - _END) * n, _PLACES).astype(np.intp))
+    sums = np.cumsum(residual)[places - 1]
+    step = (residual.sum() - sums) / (n - places) - sums / places
+    between, weight = _between_launches(launch, counts, means, places, noise)
+    error = np.sqrt(noise * n / (places * (n - places)) + between * weight)
+    if not error.all():
         return None
-    visit = sum(part.size for part in parts[:index]) if n > _BINS else index
-    size = _mean_step(case, logs, visit)
-    return Step(visit, size, p) if abs(size) >= _MIN_STEP else None
+    z = np.abs(step) / error
+    best = int(z.argmax())
+    if z[best] < _STEP_Z:
+        return None
+    index = int(places[best])
+    size = _corrected(case, logs, index, float(step[best]) / per_log)
+    return Step(index, size, float(z[best])) if abs(size) >= _MIN_STEP else None
 
 
-def _long_run_deviation(series: NDArray[np.float64]) -> float:
-    """Root of the long-run variance (Bartlett weights). The last factor gives back what the short window and the
-    removed step take off; it was set so that slow noise passes for a step in at most 7% of runs of 100 to 1,500 visits.
-    """
-    n = series.size
-    lags = int(min(n / 6, 1.5 * math.sqrt(n)))
+def _corrected(case: NDArray[np.intp], logs: NDArray[np.float64], index: int, size: float) -> float:
+    """The step's size with spreads that are free of it: they gave less weight to the cases that show it most."""
+    without = logs.copy()
+    without[index:] -= size
+    residual, per_log = _residuals(case, without)
+    return size + float(residual[index:].mean() - residual[:index].mean()) / per_log
+
+
+def _between_launches(
+    launch: NDArray[np.intp],
+    counts: NDArray[np.intp],
+    means: NDArray[np.float64],
+    places: NDArray[np.intp],
+    noise: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For a step at each place: the variance of launches beyond that of their noise, and its weight in the step's.
+
+    The variance is what a step leaves of the launches' means; two launches or fewer show none. The noise counts as one
+    more launch that showed none."""
+    n, launches = launch.size, counts.size
+    place = np.searchsorted(places, np.arange(n), side="right")
+    seen = np.bincount(launch * (places.size + 1) + place, minlength=launches * (places.size + 1))
+    before = np.cumsum(seen.reshape(launches, -1), axis=1)[:, :-1]
+    after = counts[:, None] - before
+    weight = ((after / (n - places) - before / places) ** 2).sum(axis=0)
+    free = launches - 2
+    if free < 1:
+        return np.zeros(places.size), weight
+    share = after / counts[:, None]
+    share = share - share.mean(axis=0)
+    offset = means - means.mean()
+    left = (offset @ offset - (offset @ share) ** 2 / (share**2).sum(axis=0)) / free
+    expected = noise * launches / n
+    return np.maximum((free * left + expected) / (free + 1) - expected, 0.0), weight
+
+
+def _long_run_variance(series: NDArray[np.float64], launches: int) -> float:
+    """Variance of a sum of the series over its length (Bartlett weights). The last factors give back what the launches'
+    means, taken off, and the short window take away; they were set so that a step is seen in at most 5% of runs of 100
+    to 1,500 visits whose noise has a memory of ten."""
+    n, length = series.size, series.size / launches
+    lags = int(min(length / 4, 1.5 * math.sqrt(length)))
     covariance = np.array([float(series[lag:] @ series[: n - lag]) / n for lag in range(lags + 1)])
     weights = 1 - np.arange(1, lags + 1) / (lags + 1)
-    total = covariance[0] + 2 * float(weights @ covariance[1:])
-    return math.sqrt(max(total, covariance[0]) * (1 + 9 * lags / n))
+    total = max(float(covariance[0] + 2 * weights @ covariance[1:]), float(covariance[0]))
+    return total * n / max(n - launches, 1) * (1 + 2 * lags / length)
 
 
-@lru_cache(maxsize=1)
-def _bridge_excursions() -> NDArray[np.float64]:
-    """Excursions that independent noise shows by chance."""
-    rng = np.random.default_rng(0)
-    return np.concatenate([_cusum(rng.standard_normal((500, 400)))[0] for _ in range(8)])
-
-
-def _residuals(case: NDArray[np.intp], logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log values less their case's centre, over its spread, clipped so that no single visit draws the sum.
+def _residuals(case: NDArray[np.intp], logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Log values less their case's centre, over its spread, clipped so that no single visit draws the sum; and what a
+    step of 1 in all logs would be among them.
 
     The centre is the mean of the clipped values: the median of five visits would hide one of them. The spread of a
     case, known from a few visits, is drawn towards that of all as if eight more visits had shown it."""
@@ -245,35 +281,13 @@ def _residuals(case: NDArray[np.intp], logs: NDArray[np.float64]) -> NDArray[np.
         mad = 1.4826 * float(np.median(np.abs(out[group])))
         variances.append(mad**2 * group.size / max(group.size - 1, 1))
     typical = float(np.median(variances)) or 1e-18
+    scale = 0.0
     for group, variance in zip(groups, variances, strict=True):
         spread = math.sqrt((group.size * variance + 8 * typical) / (group.size + 8))
         clipped = np.clip(out[group] / spread, -4, 4)
         out[group] = clipped - clipped.mean()
-    return out
-
-
-def _cusum(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Largest excursion of each row's cumulative sum, weighted so that late steps count, and where it is."""
-    n = residuals.shape[1]
-    sums = np.cumsum(residuals - residuals.mean(axis=1, keepdims=True), axis=1)[:, :-1]
-    k = np.arange(1, n)
-    weight = np.sqrt(k * (n - k) / n)
-    weight = np.maximum(weight, np.sqrt(0.05 * 0.95 * n))
-    scaled = np.abs(sums) / weight
-    at = scaled.argmax(axis=1)
-    return scaled[np.arange(len(scaled)), at], at + 1
-
-
-def _mean_step(case: NDArray[np.intp], logs: NDArray[np.float64], index: int) -> float:
-    """Median over cases of (median after - median before); at most a few hundred cases are looked at."""
-    numbers = np.unique(case)
-    steps = []
-    for number in numbers[:: max(1, numbers.size // 200)]:
-        mine = case == number
-        before, after = logs[:index][mine[:index]], logs[index:][mine[index:]]
-        if before.size and after.size:
-            steps.append(float(np.median(after) - np.median(before)))
-    return float(np.median(steps)) if steps else 0.0
+        scale += group.size / spread
+    return out, scale / logs.size
 
 
 # ------------------------------------------------------------------------------------------------------ variance split
@@ -298,7 +312,7 @@ def variance_split(
     logs = [launch for launch in logs if launch]
     flat = [visit for launch in logs for visit in launch]
     sample = _pooled([visit for visit in flat if visit.size > 1])
-    medians = [np.array([np.median(visit) for visit in launch]) for launch in logs]
+    medians = [np.array([median(visit) for visit in launch]) for launch in logs]
     between_visits = _pooled([group for group in medians if group.size > 1])
     from_samples = float(np.mean([_median_variance(visit, sample) for visit in flat])) if flat else 0.0
     means = np.array([group.mean() for group in medians])
