@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pykernels.model import Cache, Core, Figure, Header, Machine, Measured, Outcome, Record, short_hash
+from pykernels.model import Cache, Conditions, Core, Figure, Header, Machine, Measured, Outcome, Record, short_hash
 from pykernels.store import Run
 from pykernels.units import value_of
 
@@ -48,6 +48,8 @@ class Spec:
     working_set: int = 16 * KIB
     clock_ghz: float = 0.0
     variant: str = "plain"
+    allocated: float = 0.0  # bytes that stores read first
+    background: float = 0.0  # GB/s that other threads move meanwhile
     outcome: Outcome | None = None  # instead of timings
 
     @property
@@ -111,6 +113,13 @@ def sized(kernel: str, size: int, truth: float, **more: object) -> Spec:
     else:
         figure, params = Figure("bandwidth", "GB/s", float(size), op="load"), {"op": "load", "size": text}
     return _with(Spec(kernel, params, figure, truth, working_set=size, bytes=size), more)
+
+
+def loaded(read: int, background: float, truth: float, threads: int = 2) -> Spec:
+    """Latency (ns) beside so much traffic (GB/s)."""
+    figure = Figure("latency", "ns", 1e4, level="DRAM", op=f"loaded {read}")
+    params = {"read": str(read), "pause": f"{background:g}", "level": "DRAM"}
+    return Spec("loaded", params, figure, truth, dtype="int64", threads=threads, background=background)
 
 
 def _with(spec: Spec, more: dict[str, object]) -> Spec:
@@ -186,7 +195,9 @@ def _record(spec: Spec, launch: int, round_: int, started: float, outcome: Outco
         case_id=spec.case_id, case=short_hash(spec.case_id), kernel=spec.kernel, params=spec.params, dtype=spec.dtype,
         backend=spec.backend, isa=spec.isa, variant=spec.variant, device=spec.device, threads=spec.threads,
         launch=launch, round=round_, started=started, wall_s=0.1, figure=spec.figure, flops=spec.flops,
-        bytes_requested=spec.bytes, bytes_compulsory=spec.bytes, working_set=spec.working_set, outcome=outcome,
+        bytes_requested=spec.bytes, bytes_compulsory=spec.bytes, bytes_write_allocate=spec.allocated,
+        working_set=spec.working_set, outcome=outcome,
+        conditions=Conditions(facts={"background_GBps": spec.background} if spec.background else {}),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from statistics import median
 
 import msgspec
 import numpy as np
@@ -50,6 +51,7 @@ class CaseSummary(msgspec.Struct, kw_only=True):
     stops: dict[str, int] = {}
     clocks: dict[int, float] = {}  # GHz by launch, where it was measured
     hosts: dict[int, float] = {}  # GPUs: seconds of a call from the host's question to its answer, by launch
+    background_gbps: float = 0.0  # what other threads moved meanwhile, where they did
     visits: list[Visit] = []
 
     @property
@@ -228,7 +230,7 @@ def _seconds(run: Run) -> float:
 def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> CaseSummary:
     first = records[0][1]
     timed = [(index, record) for index, record in records if isinstance(record.outcome, Measured | Disturbed)]
-    visits, clocks, hosts, stops = [], {}, {}, {}  # type: ignore[var-annotated]
+    visits, clocks, hosts, stops, background = [], {}, {}, {}, []  # type: ignore[var-annotated]
     for index, record in timed:
         outcome = record.outcome
         assert isinstance(outcome, Measured | Disturbed)
@@ -236,10 +238,11 @@ def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> C
         figure = record.figure
         visits.append(visit_of(outcome, figure.unit, figure.amount, launch=launch, round=record.round,
                                started=record.started))  # fmt: skip
-        if seen := [ghz for ghz in outcome.clock_ghz if ghz > 0]:  # 0: the sample was too short for the clock
-            clocks.setdefault(launch, []).extend(seen)
+        if visits[-1].clock_ghz:
+            clocks.setdefault(launch, []).append(visits[-1].clock_ghz)
         if outcome.host_s:
             hosts.setdefault(launch, []).extend(outcome.host_s)
+        background += [r for r in (record.conditions.facts.get("background_GBps"),) if r]
         stops[outcome.stop] = stops.get(outcome.stop, 0) + 1
     found = estimate(
         visits,
@@ -253,8 +256,9 @@ def _summary(records: Sequence[tuple[int, Record]], sitting: Sequence[int]) -> C
         reason=reason,
         flags=_flags([record for _, record in records], found, bool(reason)),
         stops={stop: count for stop, count in stops.items() if stop},
-        clocks={launch: float(np.median(values)) for launch, values in clocks.items()},
+        clocks={launch: median(values) for launch, values in clocks.items()},
         hosts={launch: float(np.median(values)) for launch, values in hosts.items()},
+        background_gbps=median(background) if background else 0.0,
         visits=visits,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ _APART = 0.15  #: plateaus nearer to each other than this are one
 _AGREES = 1.35  #: the OS's capacity may lie this far outside the measured bracket
 _KERNELS = ("stream", "chase")
 _NEAR = 12.0  #: a break further than this from the OS's capacity belongs to no level
+_CLEAR = 0.7  #: log drop from which on a break is not left without a level for less than that
 
 
 class CurvePoint(msgspec.Struct, kw_only=True):
@@ -120,35 +121,31 @@ def _pick(found: Sequence[Curve], kind: str) -> Curve | None:
     return min(fit, key=order, default=None)
 
 
-def _level(name: str, os_bytes: int, bandwidth: tuple[int, int] | None, chase: tuple[int, int] | None) -> Level:
-    brackets = [bracket for bracket in (bandwidth, chase) if bracket]
-    low, high = brackets[0] if brackets else (0, 0)
-    agrees = all(low / _AGREES <= os_bytes <= high * _AGREES for low, high in brackets) if brackets else None
+def _level(name: str, os_bytes: int, bandwidth: Break | None, chase: Break | None) -> Level:
+    brackets = [found for found in (bandwidth, chase) if found]
+    low, high = (brackets[0].low, brackets[0].high) if brackets else (0, 0)
+    agrees = all(b.low / _AGREES <= os_bytes <= b.high * _AGREES for b in brackets) if brackets else None
     return Level(
-        level=name, os_bytes=os_bytes, bandwidth_bytes=_centre(bandwidth), chase_bytes=_centre(chase), low=low,
-        high=high, agrees=agrees,
+        level=name, os_bytes=os_bytes, bandwidth_bytes=bandwidth.centre if bandwidth else 0,
+        chase_bytes=chase.centre if chase else 0, low=low, high=high, agrees=agrees,
     )  # fmt: skip
 
 
-def _centre(bracket: tuple[int, int] | None) -> int:
-    return round(math.sqrt(bracket[0] * bracket[1])) if bracket else 0
+def _assign(found: Sequence[Break], capacities: dict[str, int], names: Sequence[str]) -> dict[str, Break]:
+    """Breaks to levels, both in rising order, so that the sum of log distances is least; a break may stay alone, and
+    costs the less the smaller it is."""
+    best: dict[tuple[int, int], tuple[float, dict[str, Break]]] = {}
+    alone = [math.log(_NEAR) * min(1.0, one.drop / _CLEAR) for one in found]
 
-
-def _assign(
-    found: Sequence[tuple[int, int]], capacities: dict[str, int], names: Sequence[str]
-) -> dict[str, tuple[int, int]]:
-    """Breaks to levels, both in rising order, so that the sum of log distances is least; a break may stay alone."""
-    best: dict[tuple[int, int], tuple[float, dict[str, tuple[int, int]]]] = {}
-
-    def solve(i: int, j: int) -> tuple[float, dict[str, tuple[int, int]]]:
+    def solve(i: int, j: int) -> tuple[float, dict[str, Break]]:
         if i == len(found) or j == len(names):
-            return math.log(_NEAR) * (len(found) - i + len(names) - j), {}
+            return sum(alone[i:]) + math.log(_NEAR) * (len(names) - j), {}
         if (i, j) not in best:
-            distance = abs(math.log(_centre(found[i]) / capacities[names[j]]))
+            distance = abs(math.log(found[i].centre / capacities[names[j]]))
             options = []
             for cost, (rest, pairs), mine in (
                 (distance, solve(i + 1, j + 1), {names[j]: found[i]}),
-                (math.log(_NEAR), solve(i + 1, j), {}),
+                (alone[i], solve(i + 1, j), {}),
                 (math.log(_NEAR), solve(i, j + 1), {}),
             ):
                 options.append((cost + rest, pairs | mine))
@@ -161,12 +158,31 @@ def _assign(
 # -------------------------------------------------------------------------------------------------------- change points
 
 
-def breaks(curve: Curve) -> list[tuple[int, int]]:
-    """(last size on a plateau, first size off it) for every plateau but the last, sizes in bytes over all threads."""
+class Break(NamedTuple):
+    """The end of a plateau: its last size, the first size off it (bytes over all threads), and the log drop to the next
+    plateau, or to the last size where there is none."""
+
+    low: int
+    high: int
+    drop: float
+
+    @property
+    def centre(self) -> int:
+        """Geometric mean of both sizes."""
+        return round(math.sqrt(self.low * self.high))
+
+
+def breaks(curve: Curve) -> list[Break]:
+    """Where plateaus end, for every one that ends before the sweep does."""
     sizes = [point.size for point in curve.points]
     y = np.log([point.value for point in curve.points])
-    found = plateaus(y if curve.kind == "bandwidth" else -y)
-    return [(sizes[last], sizes[last + 1]) for _, last in found[:-1]]
+    y = y if curve.kind == "bandwidth" else -y
+    found = plateaus(y)
+    heights = [float(np.median(y[first : last + 1])) for first, last in found] + [float(y[-1])]
+    return [
+        Break(sizes[last], sizes[last + 1], max(heights[number] - heights[number + 1], 0.0))
+        for number, (_, last) in enumerate(found) if last + 1 < len(sizes)
+    ]  # fmt: skip
 
 
 def plateaus(y: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -180,6 +196,8 @@ def plateaus(y: NDArray[np.float64]) -> list[tuple[int, int]]:
     for j in range(1, n + 1):
         best[j], came[j] = best[j - 1] + _BETWEEN, (j - 1, False)
         for i in range(j - 1):  # a plateau holds two sizes at least
+            if j - i == 2 and abs(y[i] - y[i + 1]) > _SPREAD:
+                continue  # two steps of a slow decline
             total = best[i] + cost[i, j] + _PLATEAU
             if total < best[j]:
                 best[j], came[j] = total, (i, True)

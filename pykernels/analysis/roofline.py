@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from pykernels.analysis import hierarchy, intensity
+from pykernels.analysis import allocate, hierarchy, intensity, loaded
 from pykernels.analysis.common import (
     Campaign,
     CaseSummary,
@@ -25,7 +25,7 @@ from pykernels.analysis.common import (
     root,
 )
 from pykernels.analysis.impossible import exceeding, isa_tests, kernel_tests, level_tests, limit_tests
-from pykernels.analysis.monitor import steps, variance_note
+from pykernels.analysis.monitor import steps, variance_note, warm_up_note
 from pykernels.analysis.points import NotDrawn, Point, peaks, points_of
 from pykernels.model import Machine, Record
 from pykernels.store import Run, collector_off
@@ -85,6 +85,7 @@ class RoofDetail(msgspec.Struct, kw_only=True):
     drawn: bool
     stops: dict[str, int]
     contended: float
+    allocated: float = 0.0  # GB/s with the lines that stores read first, derived; 0: none
     per_cycle: float = 0.0  # FLOP or bytes per cycle of one core; 0: clock not measured
     share: float = 0.0  # of the limit; 0: no limit known
     share_label: str = ""
@@ -111,6 +112,7 @@ class Roofline(msgspec.Struct, kw_only=True, dict=True):
     ridges: list[Ridge] = []
     fit: list[intensity.Fit] = []
     levels: list[hierarchy.Level] = []
+    loaded: list[loaded.LoadedCurve] = []
     not_drawn: list[NotDrawn] = []
 
     @property
@@ -160,9 +162,11 @@ def _analyse(runs: Sequence[Run], limits: Mapping[str, Limit] | None) -> Rooflin
         ridges=_ridges(study, drawn),
         fit=intensity.fits(study, sweeps),
         levels=levels,
+        loaded=loaded.curves(usable.values()),
         not_drawn=[NotDrawn(i, case.reason) for i, case in sorted(study.cases.items()) if case.reason] + unplaced,
     )
-    notes = [*study.notes, *steps(runs, study), *intensity.notes(sweeps, ceilings), *variance_note(ceilings)]
+    notes = [*study.notes, *steps(runs, study), *intensity.notes(sweeps, ceilings)]
+    notes += [*allocate.notes(study, drawn), *warm_up_note(ceilings), *variance_note(ceilings)]
     answer.__dict__["detail"] = Detail(
         roofs=details, points=points, sweeps=sweeps, curves=curves, notes=notes, launches=study.launches,
         source=study.source,
@@ -181,7 +185,8 @@ def _is_ceiling(record: Record) -> bool:
 
 
 def _is_kernel(record: Record) -> bool:
-    return not record.figure.ceiling and record.kernel != intensity.KERNEL and not hierarchy.is_sweep(record)
+    drawn_elsewhere = record.kernel in (intensity.KERNEL, loaded.KERNEL) or hierarchy.is_sweep(record)
+    return not record.figure.ceiling and not drawn_elsewhere
 
 
 def _order(case: CaseSummary) -> tuple[object, ...]:
@@ -257,6 +262,8 @@ def _detail(case: CaseSummary, roof: Roof, limits: Mapping[str, Limit], machine:
     )
     if case.clock_ghz and roof.unit in ("GB/s", "GFLOP/s", "GOP/s"):
         detail.per_cycle = roof.value / case.clock_ghz / cores_used(case.first, machine)
+    if roof.kind == "bandwidth" and case.first.bytes_write_allocate:
+        detail.allocated = roof.value * (1 + case.first.bytes_write_allocate / case.first.bytes_requested)
     limit = limit_of(case.first, limits)
     if limit and limit.unit == roof.unit:
         detail.share, detail.share_label = roof.value / limit.value, limit.label

@@ -12,6 +12,7 @@ from pykernels.analysis.roofline import Roof, Roofline
 from pykernels.report.plot import DASHES, INK, MARKERS, SERIES, halo, new_figure, plain_ticks, save, size_ticks
 from pykernels.report.table import value_and_interval
 
+_MOST_PANELS = 4
 _TITLES = {"bandwidth": "bandwidth", "latency": "latency of a dependent load"}
 
 
@@ -65,8 +66,35 @@ def _capacities(panel: Any, levels: Sequence[Level], kind: str) -> None:
             panel.axvspan(found / 1.19, found * 1.19, color="#E69F00", alpha=0.25, lw=0, zorder=0)
 
 
+def draw_loaded(roofline: Roofline, path: Path) -> Path:
+    """Latency over the traffic of other threads: a panel for each level and team, a line for each share of reads."""
+    teams = list(dict.fromkeys((c.domain, c.threads, c.level) for c in roofline.loaded))[:_MOST_PANELS]
+    figure, axes = new_figure(7.6, 4.4 * len(teams), len(teams), 1)
+    name = " ".join(roofline.machine.cpu_model.split()) or roofline.machine.arch
+    figure.suptitle(f"latency under load, {name}", fontsize=10, color=INK)
+    for panel, team in zip(axes, teams, strict=True):
+        mine = [c for c in roofline.loaded if (c.domain, c.threads, c.level) == team]
+        for number, curve in enumerate(mine):
+            points = curve.points
+            bars = [[p.value - p.low for p in points], [min(p.high, 3 * p.value) - p.value for p in points]]
+            panel.errorbar([p.background_gbps for p in points], [p.value for p in points], yerr=bars, ms=4, lw=1.2,
+                           fmt=MARKERS[number % len(MARKERS)], ls=DASHES[number % len(DASHES)], capsize=2,
+                           color=SERIES[number % len(SERIES)], label=f"{curve.read}% reads")  # fmt: skip
+        top = max(p.value for c in mine for p in c.points)
+        panel.set(ylim=(0, 1.35 * top), xlim=(0, None))
+        others = team[1] - 1
+        panel.set_title(f"{team[2]}, one thread beside {others} other{'s' * (others > 1)} ({team[0]})", fontsize=9,
+                        loc="left", color=INK)  # fmt: skip
+        panel.set_ylabel(f"latency, {mine[0].unit}", fontsize=9)
+        panel.legend(fontsize=8, frameon=False, loc="upper left")
+    axes[-1].set_xlabel("traffic of the others, reads and writes, GB/s", fontsize=9)
+    return save(figure, path)
+
+
 def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
-    """Roofs of one domain and ISA by (label, unit) that were measured with three thread counts or more."""
+    """Roofs of one domain and ISA by (label, unit) that were measured with three thread counts or more (with two on a
+    machine of two cores)."""
+    least = max(2, min(3, len(roofline.machine.cores) or 3))
     groups: dict[tuple[object, ...], list[Roof]] = {}
     for roof in roofline.roofs:
         if roof.kind in ("bandwidth", "compute", "rate") and not roof.device.startswith("gpu"):
@@ -74,7 +102,7 @@ def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
             groups.setdefault(key, []).append(roof)
     found = {}
     for group in groups.values():
-        if len({roof.threads for roof in group}) >= 3:
+        if len({roof.threads for roof in group}) >= least:
             first = group[0]
             name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op}"
             isas = {roof.isa for roof in roofline.roofs if roof.kind == first.kind}

@@ -24,7 +24,8 @@ def draw(roofline: Roofline, path: Path) -> list[Path]:
     """Write the pictures and return their paths.
 
     The roofline of each dtype with a compute roof (`x-fp32.png`, `x-fp64.png`; just `x.png` for a single one), then
-    `x-levels.png` where working sets were swept and `x-scaling.png` where three thread counts or more were measured.
+    `x-levels.png` where working sets were swept, `x-loaded.png` where latency was measured under load and
+    `x-scaling.png` where three thread counts or more were measured (two on a machine of two cores).
     Raises UsageError for a suffix other than .png, .svg, .pdf and for a path that cannot be written."""
     from pykernels.report import curves
 
@@ -37,6 +38,8 @@ def draw(roofline: Roofline, path: Path) -> list[Path]:
         written.append(draw_roofline(roofline, dtype, target))
     if roofline.detail.curves:
         written.append(curves.draw_levels(roofline, path.with_stem(f"{path.stem}-levels")))
+    if roofline.loaded:
+        written.append(curves.draw_loaded(roofline, path.with_stem(f"{path.stem}-loaded")))
     if curves.scaling(roofline):
         written.append(curves.draw_scaling(roofline, path.with_stem(f"{path.stem}-scaling")))
     return written

@@ -6,11 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 from pykernels.analysis.hierarchy import Level
+from pykernels.analysis.loaded import LoadedCurve
 from pykernels.analysis.points import Point
 from pykernels.analysis.roofline import Ridge, Roof, RoofDetail, Roofline
 from pykernels.report.table import count, paragraph, percent, table, value_and_interval
 from pykernels.units import format_size
 
+_FURTHER = 1.5  #: capacities by bandwidth and by latency that differ by more are explained
 _SHOWN = 3  #: case ids listed for each reason of not being drawn
 
 
@@ -21,7 +23,12 @@ def text(roofline: Roofline, width: int = 100) -> str:
     for key, rows in _teams(roofline).items():
         parts += [_team(key, rows, width), _ridges(key, rows, roofline.ridges, width)]
     parts += [_points(roofline.detail.points, width), _fits(roofline, width)]
-    parts += [_levels(roofline.levels, width), _not_drawn(roofline, width), _closing(roofline, width)]
+    parts += [
+        _levels(roofline.levels, width),
+        _loaded(roofline.loaded, width),
+        _not_drawn(roofline, width),
+        _closing(roofline, width),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -68,18 +75,22 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
     cycles = any(extra.per_cycle for _, extra in rows)
     columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
     core = "SM" if domain.startswith("gpu") else "core"
-    columns += (["of its peak"] if shares else []) + ([f"per {core}\nand cycle"] if cycles else [])
+    allocated = any(extra.allocated for _, extra in rows)
+    columns += (["with stores'\nreads, derived"] if allocated else []) + (["of its peak"] if shares else [])
+    columns += [f"per {core}\nand cycle"] if cycles else []
     lines, notes = [], []
     for roof, extra in rows:
         name = _name(roof, pages, dtypes)
         value, interval = value_and_interval(roof.value, roof.low, roof.high)
         best, _ = value_and_interval(roof.best, roof.low, roof.high)
         line = [name, value, roof.unit, interval, best]
+        line += [value_and_interval(extra.allocated, roof.low, roof.high)[0] if extra.allocated else ""] * allocated
         line += [f"{percent(extra.share)} {extra.share_label}" if extra.share else ""] if shares else []
         line += [_per_cycle(roof, extra)] if cycles else []
         lines.append(line)
         notes += _notes(name, roof, common)
-    body = table(columns, lines, width, right=(1, 4, len(columns) - 1) if cycles else (1, 4))
+    right = [1, 4] + [5] * allocated + [len(columns) - 1] * cycles
+    body = table(columns, lines, width, right=right)
     return "\n".join([paragraph(head, width), body, *(paragraph(f"! {note}", width, indent="  ") for note in notes)])
 
 
@@ -190,10 +201,40 @@ def _levels(levels: list[Level], width: int) -> str:
     body = table(columns, rows, width)
     said = [
         paragraph(f"! {level.level} breaks between {format_size(level.low)} and {format_size(level.high)}, but the OS "
-                  f"states {format_size(level.os_bytes)}", width, indent="  ")
+                  f"states {format_size(level.os_bytes)}{_why(level)}", width, indent="  ")
         for level in levels if level.agrees is False
     ]  # fmt: skip
     return "\n".join([body, *said])
+
+
+def _why(level: Level) -> str:
+    """What may be the cause where latency and bandwidth disagree: a slow walk holds less of a shared cache."""
+    if not level.bandwidth_bytes or not level.chase_bytes or level.bandwidth_bytes < _FURTHER * level.chase_bytes:
+        return ""
+    return (
+        f"; loads in a row keep {_size(level.bandwidth_bytes)}, a chase only {_size(level.chase_bytes)}: others who "
+        "share the cache take from a slow walk what a fast one holds"
+    )
+
+
+def _loaded(curves: list[LoadedCurve], width: int) -> str:
+    """A row for each curve: latency at rest, in the middle and at the most traffic that it saw."""
+    rows = []
+    for curve in curves:
+        points = curve.points
+        middle = points[-1].background_gbps / 2
+        shown = {"least": points[0], "half": min(points, key=lambda p: abs(p.background_gbps - middle)),
+                 "most": points[-1]}  # fmt: skip
+        row = [f"{curve.level}, {curve.read}% reads, {curve.domain}*{curve.threads}"]
+        for point in shown.values():
+            value, interval = value_and_interval(point.value, point.low, point.high)
+            row.append(f"{value} {interval} at {point.background_gbps:.3g}")
+        rows.append(row)
+    if not rows:
+        return ""
+    units = f"{curves[0].unit} at GB/s"
+    columns = ["latency under load", f"least traffic,\n{units}", f"about half,\n{units}", f"most,\n{units}"]
+    return table(columns, rows, width)
 
 
 def _size(nbytes: int) -> str:

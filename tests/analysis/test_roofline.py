@@ -34,7 +34,7 @@ def roof(answer: Roofline, level: str, op: str = "load", threads: int = 1, **mor
 def test_json_has_exactly_the_published_shape() -> None:
     specs = [*typical((1,)), synthetic.compute(1.0, "bf16", outcome=Skipped(reason="needs AVX512-BF16"))]
     data = json.loads(msgspec.json.encode(analyse([synthetic.run(specs)])))
-    assert list(data) == ["schema", "machine", "roofs", "ridges", "fit", "levels", "not_drawn"]
+    assert list(data) == ["schema", "machine", "roofs", "ridges", "fit", "levels", "loaded", "not_drawn"]
     assert data["schema"] == 1
     assert list(data["roofs"][0]) == [
         "device", "domain", "kind", "level", "op", "dtype", "threads", "isa", "pages", "working_set", "row_bytes",
@@ -413,6 +413,53 @@ def test_a_throttled_run_is_marked_and_nothing_is_dropped() -> None:
     answer = analyse([run])
     assert any("everything is" in note and "slower" in note for note in answer.detail.notes)
     assert len(answer.roofs) == len(clean.roofs)
+
+
+def test_a_lower_core_clock_is_found_in_a_short_run() -> None:
+    """One per cent in the last launch of ten cases is beyond what their values tell; the clock beside them tells it."""
+    rng = np.random.default_rng(3)
+    run = synthetic.run(typical((1,)), noise=Noise(launch=0.01, sample=0.01))
+    for record in run.records:
+        assert isinstance(record.outcome, Measured)
+        true = 3.7 * (0.99 if record.launch == 4 else 1.0)
+        record.outcome.clock_ghz = [true * float(np.exp(rng.normal(0, 0.002)))] * len(record.outcome.samples_s)
+    notes = [note for note in analyse([run]).detail.notes if "the core clock is" in note]
+    assert len(notes) == 1
+    assert "lower" in notes[0]
+    assert "visits after it are kept, and marked" in notes[0]
+
+
+def test_what_happens_inside_the_visits_is_said() -> None:
+    run = synthetic.run([bandwidth("L1", 500.0), bandwidth("L2", 240.0)], samples=40, noise=Noise(sample=0.005))
+    for record in run.records:
+        assert isinstance(record.outcome, Measured)
+        if record.figure.level == "L2":
+            times = record.outcome.samples_s
+            record.outcome.samples_s = [t * (1 + 0.2 * np.exp(-i / 4)) for i, t in enumerate(times)]
+    (note,) = (note for note in analyse([run]).detail.notes if note.startswith("inside the visits"))
+    assert note.startswith("inside the visits 1 of 2 roofs are flat; 1 rising (L2 load fp32 x1 over ")
+
+
+def test_what_stores_read_first_is_derived_from_streaming_stores() -> None:
+    size = synthetic.WORKING_SET["DRAM"]
+    plain = bandwidth("DRAM", 40.0, "copy", allocated=size / 2)
+    specs = [plain, bandwidth("DRAM", 58.0, "nt-copy"), bandwidth("DRAM", 39.0, "triad"), bandwidth("DRAM", 41.0)]
+    detail = analyse([synthetic.run(specs)]).detail
+    assert {extra.case_id: extra.allocated for extra in detail.roofs if extra.allocated} == {
+        plain.case_id: pytest.approx(60.0)
+    }
+    (note,) = (note for note in detail.notes if note.startswith("lines read for each line stored"))
+    assert note.endswith("derived from streaming stores: copy cpu*1 fp32 0.90 [0.90, 0.90]")  # 2 (58/40 - 1)
+
+
+def test_loaded_latency_is_a_curve_for_each_share_of_reads() -> None:
+    specs = [synthetic.loaded(read, gbps, 100 + gbps) for read in (100, 50) for gbps in (20.0, 0.0, 5.0)]
+    answer = analyse([synthetic.run(specs)])
+    assert [(curve.read, curve.threads, curve.level, curve.unit) for curve in answer.loaded] == [
+        (100, 2, "DRAM", "ns"), (50, 2, "DRAM", "ns"),
+    ]  # fmt: skip
+    assert [(p.background_gbps, round(p.value, 6)) for p in answer.loaded[0].points] == [(0, 100), (5, 105), (20, 120)]
+    assert answer.not_drawn == []
 
 
 def test_two_regimes_are_both_reported() -> None:

@@ -12,7 +12,7 @@ import pytest
 import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import Noise, Spec, bandwidth, compute, kernel, mixed, sized, typical
+from synthetic import Noise, Spec, bandwidth, compute, kernel, loaded, mixed, sized, typical
 
 from pykernels.analysis.common import Limit
 from pykernels.analysis.roofline import Roofline, analyse
@@ -40,6 +40,7 @@ def everything() -> list[Spec]:
         specs.append(
             sized("chase", size, 1 if size <= 32 << 10 else 4 if size <= 1 << 20 else 12 if size <= 8 << 20 else 110)
         )
+    specs += [loaded(read, gbps, 100 + 4 * gbps * (2 - read / 100)) for read in (100, 50) for gbps in (0.0, 10.0, 20.0)]
     specs += [compute(1.0, "bf16", outcome=Skipped(reason="needs x86_64_v4_bf16; this CPU has x86_64_v4"))]
     specs += [compute(1.0, "int8", outcome=Crashed(how="signal SIGILL"))]
     specs += [bandwidth("DRAM", 41.0, "nt-triad", working_set=64 << 20)]
@@ -144,7 +145,13 @@ def test_many_of_one_reason_are_counted() -> None:
 
 def test_one_picture_for_each_dtype_and_one_of_the_hierarchy(answer: Roofline, tmp_path: Path) -> None:
     written = draw(answer, tmp_path / "roof.png")
-    assert [path.name for path in written] == ["roof-fp32.png", "roof-fp64.png", "roof-levels.png"]
+    assert [path.name for path in written] == [
+        "roof-fp32.png",
+        "roof-fp64.png",
+        "roof-levels.png",
+        "roof-loaded.png",
+        "roof-scaling.png",
+    ]
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")
 

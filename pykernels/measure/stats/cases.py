@@ -99,8 +99,14 @@ def visit_of(
         total=seconds.size,
         backward=backward,
         median=median(values) if values.size else math.nan,
-        clock_ghz=statistics.median(outcome.clock_ghz) if outcome.clock_ghz else 0.0,
+        clock_ghz=_clock_of(outcome.clock_ghz),
     )
+
+
+def _clock_of(clock_ghz: Sequence[float]) -> float:
+    """Median of what was read; 0 says that a sample was too short for its clock."""
+    seen = [ghz for ghz in clock_ghz if ghz > 0]
+    return statistics.median(seen) if seen else 0.0
 
 
 def estimate(visits: Iterable[Visit], *, higher: bool = True, sittings: Mapping[int, int] | None = None) -> Estimate:
