@@ -170,7 +170,7 @@ def notes(found: Iterable[Sweep], ceilings: Sequence[CaseSummary]) -> list[str]:
             (peak, last.value / peak if peak else 0, f"{sweep.dtype} peak"),
         ):
             if roof and share < 1 - _SHORT:
-                where = f"{sweep.level} {sweep.dtype}, {sweep.threads} threads"
+                where = f"{sweep.level} {sweep.dtype}, {sweep.threads} thread{'s' * (sweep.threads > 1)}"
                 said.append(f"the intensity sweep ({where}) tops out at {share:.0%} of the {name}")
     return said
 
