@@ -49,7 +49,7 @@ def calibrate(runner: Runner, sample_s: float) -> int:
     for _ in range(40):
         taken = runner.sample(reps, 2)
         ran = [seconds * ratio for seconds, ratio in zip(taken.samples_s, _ratios(taken), strict=True)]
-        forwards = [seconds for seconds in ran if seconds > 0]
+        forwards = [seconds for seconds in ran if seconds >= 0]  # 0: shorter than the clock's step
         if not forwards:
             continue
         seconds = min(forwards) * reps

@@ -399,7 +399,7 @@ def test_a_wrong_result_ends_the_run_with_1_and_names_the_case(tmp_path, monkeyp
 
 def test_on_a_machine_that_is_always_busy_cases_are_disturbed_and_draw_no_roof(tmp_path, monkeypatch, capsys):
     path = tmp_path / "busy.toml"
-    path.write_text(QUIET.replace("rho = 0.3", "rho = 0.3\npreempt_hz = 5000"), encoding="utf-8")
+    path.write_text(QUIET.replace("rho = 0.3", "rho = 0.3\npreempt_hz = 1500"), encoding="utf-8")
     words = ("run", "quick", "--simulate", path, "-o", tmp_path / "run.jsonl", "--no-picture", "--quiet", "--json")
     assert command(monkeypatch, *words) == 0  # some visits were lucky
     answer = json.loads(capsys.readouterr().out)

@@ -50,7 +50,7 @@ def test_a_clock_that_always_runs_back_gives_no_value() -> None:
 
 
 def test_a_few_samples_run_back_and_are_kept_apart() -> None:
-    outcome = collect(Timed(lambda n: (-1.0 if n % 10 == 3 else 1.0, 1.0)), Settings(max_samples=40, target=0.0))  # type: ignore[arg-type]
+    outcome = collect(Timed(lambda n: (-1.0 if n % 10 == 3 else 1.0, 1.0)), Settings(max_samples=40, target=-1.0))  # type: ignore[arg-type]
     assert isinstance(outcome, Measured)
     assert sum(sampling.clean_mask(outcome)) == 36
 

@@ -121,9 +121,13 @@ class SimulatedRunner:
             log += process.wander(wide.wander_sd, wide.wander_visits, _seed(noise, "wander")).at(self.number)
         if self.cached:
             log += self.drift
-        if noise.throttle and noise.throttle.on(self.number):
-            log += float(np.log(noise.throttle.slower))
-        return log
+        return log + self.throttled
+
+    @property
+    def throttled(self) -> float:
+        """Log time that a throttled core clock adds at this visit."""
+        throttle = self.noise.throttle
+        return float(np.log(throttle.slower)) if throttle and throttle.on(self.number) else 0.0
 
     @cached_property
     def drift(self) -> float:
@@ -152,7 +156,7 @@ class SimulatedRunner:
         self.taken += count
         self.calls += reps * count
         self.elapsed += float(np.abs(drawn.seconds).sum()) * reps
-        ghz = self.noise.core_clock.ghz * np.exp(-self.drift + 0.001 * self.rng.standard_normal(count))
+        ghz = self.noise.core_clock.ghz * np.exp(-self.drift - self.throttled + 0.001 * self.rng.standard_normal(count))
         return Samples(
             samples_s=drawn.seconds.tolist(),
             cpu_over_wall=drawn.cpu_over_wall.tolist(),
