@@ -1,5 +1,5 @@
-"""How long and how often a case is timed: warm first, few samples of long calls; calibration among preemptions; clocks that
-are too coarse or run back."""
+"""How long and how often a case is timed: warm first, few samples of long calls; calibration among preemptions; and
+clocks that are too coarse or run back."""
 
 from __future__ import annotations
 
