@@ -95,7 +95,7 @@ def test_every_case_is_visited_once_a_round_in_a_seeded_order(tmp_path: Path) ->
 
 
 def test_a_figure_is_the_centre_over_launch_medians_to_the_digit(tmp_path: Path) -> None:
-    """Rates of 100, 200 and 400 in three launches: the centre on the log scale is 200."""
+    """Rates of 100, 200 and 400 in three launches: the median is 200."""
     bytes_per_call = 16 * 1024
 
     def seconds(case_id: str, launch: int, round_: int) -> list[float]:
@@ -109,7 +109,7 @@ def test_a_figure_is_the_centre_over_launch_medians_to_the_digit(tmp_path: Path)
     assert interval is not None
     assert interval.value == pytest.approx(200.0, rel=1e-12)
     assert interval.launches == 3
-    half = 4.302652729749464 * 0.6931471805599453 / 3**0.5  # t(2) x ln 2 / sqrt 3
+    half = 1.025 * 4.302652729749464 * 0.6931471805599453 / 3**0.5  # of a median, t(2) x ln 2 / sqrt 3
     assert interval.low == pytest.approx(200.0 * 2.718281828459045**-half, rel=1e-9)
     assert interval.high == pytest.approx(200.0 * 2.718281828459045**half, rel=1e-9)
 

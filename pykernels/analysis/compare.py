@@ -31,7 +31,8 @@ VERDICTS = ("slower", "faster", "unclear", "same", "missing")
 
 class CaseComparison(msgspec.Struct, kw_only=True):
     """One case. `change`, `low`, `high` are relative, positive is faster; `detectable` is the smallest slowdown that
-    would have been found in 80% of comparisons like this one. `value_*` are in `unit`, 0 where there is none."""
+    would have been found in 80% of comparisons like this one. `value_*`, geometric means over launches as
+    the test compares them, are in `unit`, 0 where there is none."""
 
     case_id: str
     kernel: str
@@ -189,7 +190,7 @@ def _verdict(
         if low > 0 or high < 0:
             reason = "may be chance among so many cases"
     answer = _plain(case, verdict, reason)
-    answer.value_old, answer.value_new = (s.estimate.interval.value if s.estimate.interval else 0.0 for s in (a, b))
+    answer.value_old, answer.value_new = (math.exp(np.log(list(side.values.values())).mean()) for side in (a, b))
     answer.change, answer.low, answer.high = change, low, high
     least = detectable(test.error, test.degrees)
     answer.detectable = -math.expm1(-least) if math.isfinite(least) else None

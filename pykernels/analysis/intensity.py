@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from pykernels.analysis.common import Campaign, CaseSummary, domain, level_rank, root
-from pykernels.measure.stats import Interval, log_interval
+from pykernels.measure.stats import Interval, log_interval, ratio_interval
 from pykernels.model import Record
 from pykernels.units import value_of
 
@@ -155,7 +155,8 @@ def _fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.flo
 
 
 def notes(found: Iterable[Sweep], ceilings: Sequence[CaseSummary]) -> list[str]:
-    """Where an end of a sweep stays more than 5% short of the roof it should meet."""
+    """Where an end of a sweep stays more than 5% short of the roof it should meet, by per-launch ratios; and whether
+    their interval leaves room for meeting it."""
     said = []
     for sweep in found:
         if not sweep.points:
@@ -165,13 +166,18 @@ def notes(found: Iterable[Sweep], ceilings: Sequence[CaseSummary]) -> list[str]:
                         and c.first.figure.op == "load")  # fmt: skip
         peak = _highest(c for c in same if c.first.figure.kind == "compute" and c.first.dtype == sweep.dtype)
         first, last = sweep.points[0], sweep.points[-1]
-        for roof, share, name in (
-            (load, first.value / first.intensity / load if load else 0, f"{sweep.level} load roof"),
-            (peak, last.value / peak if peak else 0, f"{sweep.dtype} peak"),
-        ):
-            if roof and share < 1 - _SHORT:
+        left = {launch: value / first.intensity for launch, value in first.values.items()}
+        for values, roof, name in (
+            (left, load, f"{sweep.level} load roof"), (last.values, peak, f"{sweep.dtype} peak")
+        ):  # fmt: skip
+            if roof is None:
+                continue
+            share, low, high = ratio_interval(values, roof.values)
+            if share < 1 - _SHORT:
                 where = f"{sweep.level} {sweep.dtype}, {sweep.threads} thread{'s' * (sweep.threads > 1)}"
-                said.append(f"the intensity sweep ({where}) tops out at {share:.0%} of the {name}")
+                chance = ", which may be noise" if high >= 1 - _SHORT else ""
+                interval = f"[{low:.0%}, {min(high, 9.99):.0%}]"
+                said.append(f"the intensity sweep ({where}) tops out at {share:.0%} {interval} of the {name}{chance}")
     return said
 
 
@@ -179,5 +185,5 @@ def _matches(record: Record, sweep: Sweep) -> bool:
     return (domain(record), record.threads, record.isa) == (sweep.domain, sweep.threads, sweep.isa)
 
 
-def _highest(cases: Iterable[CaseSummary]) -> float:
-    return max((case.estimate.interval.value for case in cases if case.estimate.interval), default=0.0)
+def _highest(cases: Iterable[CaseSummary]) -> CaseSummary | None:
+    return max(cases, key=lambda case: case.interval.value, default=None)

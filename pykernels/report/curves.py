@@ -105,6 +105,8 @@ def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
         if len({roof.threads for roof in group}) >= least:
             first = group[0]
             name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op}"
+            alike = {roof.dtype for roof in roofline.roofs if (roof.kind, roof.level) == (first.kind, first.level)}
+            name += f" {first.dtype}" if len(alike) > 1 and first.kind != "compute" else ""
             isas = {roof.isa for roof in roofline.roofs if roof.kind == first.kind}
             found[f"{name} {first.isa}" if len(isas) > 1 else name, first.unit] = sorted(group, key=lambda r: r.threads)
     return dict(sorted(found.items(), key=lambda item: (item[0][1], level_rank(item[1][0].level), item[0][0])))

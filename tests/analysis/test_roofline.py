@@ -381,7 +381,7 @@ def test_too_few_points_are_not_fitted() -> None:
 def test_ends_that_stay_short_of_their_roofs_are_said() -> None:
     specs = [*typical((1,)), *sweep("L2", 200.0, 270.0, 0.2)]
     notes = analyse([synthetic.run(specs)]).detail.notes
-    assert any("tops out at 83% of the L2 load roof" in note for note in notes)
+    assert any("tops out at 83% [83%, 83%] of the L2 load roof" in note for note in notes)
     assert not any("peak" in note for note in notes)
 
 

@@ -37,6 +37,7 @@ static void stream(const pk_entry& e) {
   if (op == "load" || op == "copy") call(e, {a, c}, {n, 1}, {q});
   else if (op == "load-only") call(e, {a}, {n, 1}, {q});
   else if (op == "store") call(e, {c}, {n, 1}, {q});
+  else if (op == "schoenauer") call(e, {a, b, a, c}, {n, 1}, {q});
   else call(e, {a, b, c}, {n, 1}, {q});
   bool ok = true;
   if (op == "load") {
@@ -46,9 +47,13 @@ static void stream(const pk_entry& e) {
     for (uint64_t w : words) sum += 2 * w;  // two passes
     memcpy(&got, c, 8);
     ok = got == sum;
+  } else if (op == "dot") {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += 2.0 * a[i] * b[i];  // two passes
+    ok = std::fabs(c[0] - sum) <= 1e-9 * sum;
   } else if (op != "load-only") {
     for (int64_t i = 0; i < n; ++i) {
-      const double want = op == "store" ? q : op == "copy" ? a[i] : a[i] + q * b[i];
+      const double want = op == "store" ? q : op == "copy" ? a[i] : a[i] + (op == "schoenauer" ? a[i] : q) * b[i];
       ok = ok && std::fabs(c[i] - want) <= 1e-6 * want;
     }
   }

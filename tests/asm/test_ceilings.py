@@ -44,8 +44,9 @@ def register(isa: str, variant: str = "") -> str:
 def test_stream(isa: str, op: str, dtype: str, variant: str, symbol: str) -> None:
     width = register(isa, variant)
     nt = op.startswith("nt-")
-    loaded = {"load": 1, "load-only": 1, "copy": 1, "triad": 2}.get(op.removeprefix("nt-"), 0)
-    stored = 0 if op.startswith("load") else 1
+    arrays = {"load": 1, "load-only": 1, "copy": 1, "triad": 2, "dot": 2, "schoenauer": 3}
+    loaded = arrays.get(op.removeprefix("nt-"), 0)
+    stored = 0 if op.startswith("load") or op == "dot" else 1
     loads, stores = rf"\(.*%{width}", rf"%{width}\d+,.*\(" if not nt else rf"movntp?[dqs]*.* %{width}\d+,.*\("
     library = str(FOLDER / f"libpk_{isa}.so")
     body = hot_loop(library, symbol, rf"%{width}.*\(|\(.*%{width}")

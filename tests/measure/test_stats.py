@@ -34,7 +34,7 @@ def visit(samples_s: list[float], launch: int = 0, ratio: list[float] | None = N
 
 def test_t_interval_to_the_digit() -> None:
     interval = stats.launch_interval([math.e**1.0, math.e**2.0, math.e**3.0])
-    half = 4.302652729911275 * 1.0 / math.sqrt(3)  # t(0.975, 2) x sd / sqrt(n)
+    half = 1.025 * 4.302652729911275 * 1.0 / math.sqrt(3)  # of a median, t(0.975, 2) x sd / sqrt(n)
     assert math.log(interval.value) == pytest.approx(2.0)
     assert math.log(interval.low) == pytest.approx(2.0 - half)
     assert math.log(interval.high) == pytest.approx(2.0 + half)
@@ -179,7 +179,7 @@ def test_detectable_is_what_80_percent_see() -> None:
 def test_sittings_count_once() -> None:
     merged = stats.merge_sittings([[1.0] * 5, [math.e] * 5, [math.e**2] * 5])
     assert math.log(merged.value) == pytest.approx(1.0)
-    assert math.log(merged.high) == pytest.approx(1.0 + 4.302652729911275 / math.sqrt(3))
+    assert math.log(merged.high) == pytest.approx(1.0 + 1.025 * 4.302652729911275 / math.sqrt(3))
     assert (merged.scope, merged.launches) == ("machine", 15)
     with pytest.raises(ValueError, match="at least 3 sittings"):
         stats.merge_sittings([[1.0], [2.0]])

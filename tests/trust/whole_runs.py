@@ -71,5 +71,5 @@ def _flags(answer: roofline.Roofline) -> list[str]:
     """Accusations in words without figures; `mixture` is a fact of the working set, not an accusation."""
     texts = [flag for roof in answer.roofs for flag in roof.flags if flag != "mixture"]
     texts += [flag for point in answer.detail.points for flag in point.flags]
-    texts += ["step in the run" for note in answer.detail.notes if "on everything is" in note]
+    texts += ["step in the run" for note in answer.detail.notes if "visits after it are kept" in note]
     return [text.partition(" by ")[0] for text in texts]
