@@ -20,7 +20,9 @@ from pykernels.model import Machine, Record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SPREAD = 0.05  #: log distance from its plateau that costs 1/2: plateaus of real caches slope by some percent
+#: log distance from its plateau that costs 1/2: bandwidth slopes by some percent, latency by more (translations, and
+#: lines that neighbours take from a shared cache)
+_SPREAD, _LATENCY_SPREAD = 0.05, 0.12
 _BETWEEN = 4.0  #: cost of a size that lies on no plateau
 _PLATEAU = 6.0  #: cost of a plateau: two sizes do not make one unless they are close
 _APART = 0.15  #: plateaus nearer to each other than this are one
@@ -176,8 +178,9 @@ def breaks(curve: Curve) -> list[Break]:
     """Where plateaus end, for every one that ends before the sweep does."""
     sizes = [point.size for point in curve.points]
     y = np.log([point.value for point in curve.points])
-    y = y if curve.kind == "bandwidth" else -y
-    found = plateaus(y)
+    falls = curve.kind == "bandwidth"
+    y = y if falls else -y
+    found = plateaus(y, _SPREAD if falls else _LATENCY_SPREAD)
     heights = [float(np.median(y[first : last + 1])) for first, last in found] + [float(y[-1])]
     return [
         Break(sizes[last], sizes[last + 1], max(heights[number] - heights[number + 1], 0.0))
@@ -185,10 +188,10 @@ def breaks(curve: Curve) -> list[Break]:
     ]  # fmt: skip
 
 
-def plateaus(y: NDArray[np.float64]) -> list[tuple[int, int]]:
+def plateaus(y: NDArray[np.float64], spread: float = _SPREAD) -> list[tuple[int, int]]:
     """(first, last) index of every plateau of a falling series of logarithms, in order."""
     n = y.size
-    cost = _segment_costs(y)
+    cost = _segment_costs(y) / (2 * spread**2)
     # best[j]: least cost of the first j sizes, and how it was reached
     best = np.full(n + 1, np.inf)
     best[0] = 0.0
@@ -196,7 +199,7 @@ def plateaus(y: NDArray[np.float64]) -> list[tuple[int, int]]:
     for j in range(1, n + 1):
         best[j], came[j] = best[j - 1] + _BETWEEN, (j - 1, False)
         for i in range(j - 1):  # a plateau holds two sizes at least
-            if j - i == 2 and abs(y[i] - y[i + 1]) > _SPREAD:
+            if j - i == 2 and abs(y[i] - y[i + 1]) > spread:
                 continue  # two steps of a slow decline
             total = best[i] + cost[i, j] + _PLATEAU
             if total < best[j]:
@@ -212,12 +215,12 @@ def plateaus(y: NDArray[np.float64]) -> list[tuple[int, int]]:
 
 
 def _segment_costs(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """cost[i, j]: squared distance of y[i:j] from its mean, in units of the spread."""
+    """costs[i, j]: squared distance of y[i:j] from its mean."""
     sums, squares = np.concatenate([[0.0], np.cumsum(y)]), np.concatenate([[0.0], np.cumsum(y**2)])
     i, j = np.meshgrid(np.arange(y.size + 1), np.arange(y.size + 1), indexing="ij")
     length = np.maximum(j - i, 1)
     inside = squares[j] - squares[i] - (sums[j] - sums[i]) ** 2 / length
-    costs: NDArray[np.float64] = np.maximum(inside, 0.0) / (2 * _SPREAD**2)
+    costs: NDArray[np.float64] = np.maximum(inside, 0.0)
     return costs
 
 

@@ -76,7 +76,7 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
     columns = ["roof", "value", "unit", "95% interval", f"best of {common[2]}"]
     core = "SM" if domain.startswith("gpu") else "core"
     allocated = any(extra.allocated for _, extra in rows)
-    columns += (["with stores'\nreads, derived"] if allocated else []) + (["of its peak"] if shares else [])
+    columns += (["moved\n(derived)"] if allocated else []) + (["of its peak"] if shares else [])
     columns += [f"per {core}\nand cycle"] if cycles else []
     lines, notes = [], []
     for roof, extra in rows:

@@ -59,6 +59,15 @@ def test_a_shared_cache_that_shows_less_is_said_aloud() -> None:
     assert found["L3"].bandwidth_bytes == pytest.approx(8 * MIB, rel=0.5)
 
 
+def test_a_latency_plateau_may_slope() -> None:
+    """The walk over a shared L3 of a guest: 12, 15 and 17 ns, then memory."""
+    curve = {16: 1.1, 24: 1.1, 48: 3.9, 96: 3.9, 192: 3.9, 384: 4.4, 768: 6.7, 1536: 12.4, 3072: 14.7, 6144: 17.4,
+             12288: 130.0, 24576: 145.0, 49152: 156.0, 98304: 159.0}  # fmt: skip
+    found = levels([synthetic.sized("chase", KIB * size, value) for size, value in curve.items()])
+    assert found["L3"].chase_bytes == pytest.approx(8.5 * MIB, rel=0.01)
+    assert [found[level].agrees for level in ("L1", "L2", "L3")] == [True, True, False]
+
+
 def test_an_os_that_states_a_wrong_l2() -> None:
     found = levels(sweep((32 * KIB, 256 * KIB, 32 * MIB)))
     assert (found["L1"].agrees, found["L2"].agrees, found["L3"].agrees) == (True, False, True)

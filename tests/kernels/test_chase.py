@@ -73,6 +73,12 @@ def test_timed_passes_go_on_along_the_cycle() -> None:
     runner.close()
 
 
+def test_a_walk_through_the_l3_is_short() -> None:
+    """Twice an L2 for each thread: of more, those who share the L3 take what a slow walk does not come back to."""
+    problem = build({"chains": 1, "level": "L3"}, Sizes())
+    assert problem.working_set() == 2 * (2 << 20) < Sizes().level_bytes("L3")
+
+
 def test_level_size_and_ids() -> None:
     problem = build({"chains": 1, "level": "L2"}, Sizes())
     assert (problem.units, problem.working_set()) == (2, 786432)

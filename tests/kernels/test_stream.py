@@ -24,7 +24,7 @@ class Sizes:
         return {"L1": 32768, "L2": 786432, "L3": 8 << 20, "DRAM": 256 << 20}[level]
 
     def size(self, text: str) -> int:
-        return {"1 MiB": 1 << 20, "4 L3": 128 << 20, "100 B": 100}[text]
+        return {"1 MiB": 1 << 20, "2 L2": 2 << 20, "4 L3": 128 << 20, "100 B": 100}[text]
 
 
 @pytest.mark.parametrize("isa", levels())
