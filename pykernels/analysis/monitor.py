@@ -35,7 +35,7 @@ def find_step(cases: Iterable[CaseSummary], *, of_clock: bool = False) -> tuple[
     logs = np.log(values)
     order = np.lexsort((logs, np.array(numbers), np.array([visit.started for visit in visits])))
     launches = np.array([visit.launch for visit in visits], dtype=np.intp)
-    step = change_point(np.array(numbers, dtype=np.intp)[order], logs[order], launches[order])
+    step = change_point(np.array(numbers, dtype=np.intp)[order], logs[order], launches[order], of_clock=of_clock)
     return (step, [visits[place] for place in order[step.index :]]) if step else None
 
 

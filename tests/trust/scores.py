@@ -220,7 +220,7 @@ def throttle_by_clock(plan: Plan, slower: float, repeats: int, seed: int = 13, s
         case, logs, launch = _visits(plan, rng)
         ghz = process.autoregressive(rng, (logs.size,), clock.sd, clock.rho)
         ghz[round(logs.size * (1 - share)) :] -= math.log1p(slower)
-        found += stats.change_point(case, ghz, launch) is not None
+        found += stats.change_point(case, ghz, launch, of_clock=True) is not None
     return found, repeats
 
 
