@@ -96,7 +96,7 @@ def test_the_page_stands_alone(cli: Cli, tmp_path: Path) -> None:
     text = "".join(page.words)
     for expected in ("AMD EPYC", "ridge point", "How it was measured", "GNU 12", "95% interval"):
         assert expected in text
-    assert len(page.images) == 2  # fp32 and fp64
+    assert len(page.images) == 3  # fp32, fp64, and how both threads scale
     assert all(link.startswith("#") for link in page.outside)
     assert "The memory wall" not in text  # the run holds no kernel
     shown = json.loads(cli("report", RUN, "--json").stdout)

@@ -51,7 +51,7 @@ def test_every_visit_is_in_a_fresh_order(measured: Measured) -> None:
 def test_the_roofline_json_has_the_published_shape(measured: Measured, cli: Cli) -> None:
     result = cli("roofline", measured.path, "--json")
     answer = json.loads(result.stdout)
-    assert list(answer) == ["schema", "machine", "roofs", "ridges", "fit", "levels", "not_drawn"]
+    assert list(answer) == ["schema", "machine", "roofs", "ridges", "fit", "levels", "loaded", "not_drawn"]
     assert set(answer["roofs"][0]) == {
         "device", "domain", "kind", "level", "op", "dtype", "threads", "isa", "pages", "working_set", "row_bytes",
         "value", "low", "high", "best", "launches", "interval", "scope", "unit", "label", "regimes", "flags",

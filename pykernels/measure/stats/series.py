@@ -20,7 +20,7 @@ _BLOCK = 10  #: samples to a point of the regime test: short enough to see a swi
 _MIN_GAP = math.log(1.10)  #: regimes nearer to each other than this are spread, not regimes
 _PLACES = 200  #: at which a step is looked for, at most
 _END = 0.05  #: share of a run at either end where none is
-#: a step's least log size, and the errors that it must exceed: by chance the largest of all places does in at most 5% of
+#: a step's least log size, and the errors it must exceed: by chance the largest of all places does in at most 5% of
 #: runs of 100 to 1,500 visits
 _RATE_STEP, _CLOCK_STEP = (0.0072, 3.75), (0.004, 3.3)
 _MIN_SHARE = 0.2  #: a regime holds at least this share of the points
