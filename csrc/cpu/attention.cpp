@@ -63,7 +63,7 @@ PK_INLINE void scale_row(float* o, int64_t dim, float factor) {
 template <class E>
 void pk::put_row(const Heads<E>& h, int64_t r, const float* out, float sum) {
   E* o = h.o + r / h.lq * h.o_head + r % h.lq * h.o_row;
-  const float factor = sum == 0 ? 0 : 1 / sum;
+  const float factor = sum == 0 && h.sees(r, h.lk) == 0 ? 0 : 1 / sum;
   for (int64_t d = 0; d < h.dim; d += L) put(o + d, loadu<f32v>(out + d) * factor);
 }
 
@@ -183,115 +183,8 @@ void pk::flash(const Heads<typename K::A>& h, int64_t r0, int64_t r1, char* scra
   for (int64_t r = r0; r < r1; ++r) put_row(h, r, o + (r - r0) * h.dim, kept[r - r0].sum);
 }
 
-// --------------------------------------------------------------------------------------------------- streams of keys
-
-// Lane i of the result is the sum of the lanes of row[i]: half of the vectors a step.
-template <class V, int N, int S, int... I>
-PK_INLINE void join_step(V* row, std::integer_sequence<int, I...>) {
-  each<N / (2 * S)>([&](auto j) __attribute__((always_inline)) {
-    const V a = row[j * 2 * S], b = row[j * 2 * S + S];
-    row[j * 2 * S] = V(__builtin_shufflevector(a, b, (I & S ? N + I - S : I)...)) +
-                     V(__builtin_shufflevector(a, b, (I & S ? N + I : I + S)...));
-  });
-}
-template <class V, int N>
-PK_INLINE V sums_of(V* row) {
-  constexpr auto all = std::make_integer_sequence<int, N>{};
-  join_step<V, N, 1>(row, all);
-  if constexpr (N > 2) join_step<V, N, 2>(row, all);
-  if constexpr (N > 4) join_step<V, N, 4>(row, all);
-  if constexpr (N > 8) join_step<V, N, 8>(row, all);
-  return row[0];
-}
-
-// Scores of M rows with L / M keys along dim: lane i * (L / M) + j is row i with key j.
-template <class K, int M>
-PK_INLINE f32v dots(const typename K::A* const* q, const typename K::A* k, int64_t k_row, int64_t dim) {
-  constexpr int keys = L / M, step = lanes<typename K::G> * K::per;
-  f32v s[L];
-  each<L>([&](auto i) __attribute__((always_inline)) { s[i] = f32v{}; });
-  for (int64_t d = 0; d < dim; d += step) {
-    vec<typename K::G> x[M];
-    each<M>([&](auto i) __attribute__((always_inline)) { x[i] = K::along(q[i] + d); });
-    each<keys>([&](auto j) __attribute__((always_inline)) {
-      const auto y = K::along(k + j * k_row + d);
-      each<M>([&](auto i) __attribute__((always_inline)) { s[i * keys + j] = K::madd(s[i * keys + j], x[i], y); });
-    });
-  }
-  return sums_of<f32v, L>(s);
-}
-
-// out (M rows) += w v over n keys, four vectors of dim at a time.
-template <class E, int M>
-PK_INLINE void add_weighted(const float* w, int64_t ld, const E* v, int64_t v_row, int64_t n, int64_t dim, float* out) {
-  for (int64_t d = 0; d < dim; d += 4 * L) {
-    f32v o[4 * M];
-    each<4 * M>([&](auto i) __attribute__((always_inline)) { o[i] = loadu<f32v>(out + i / 4 * dim + d + i % 4 * L); });
-    const E* p = v + d;
-    for (int64_t j = 0; j < n; ++j, p += v_row) {
-      f32v x[4];
-      each<4>([&](auto i) __attribute__((always_inline)) { x[i] = widened(p + i * L); });
-      each<M>([&](auto r) __attribute__((always_inline)) {
-        const f32v weight = broadcast<f32v>(w[r * ld + j]);
-        each<4>([&](auto i) __attribute__((always_inline)) { o[r * 4 + i] = fma(weight, x[i], o[r * 4 + i]); });
-      });
-    }
-    each<4 * M>([&](auto i) __attribute__((always_inline)) { storeu(out + i / 4 * dim + d + i % 4 * L, o[i]); });
-  }
-}
-
-// Keys of a block: 16 to 32 KiB of K and as much of V.
-static constexpr int64_t STREAM_KEYS = 128, STREAM_LD = STREAM_KEYS + 32;
-
-template <class K, int M>
-PK_INLINE void stream_rows(const Heads<typename K::A>& h, int64_t r, int64_t k0, int64_t n, float* s, Kept* kept, float* out) {
-  using E = typename K::A;
-  constexpr int keys = L / M;
-  const E* q[M];
-  each<M>([&](auto i) __attribute__((always_inline)) { q[i] = query(h, r + i); });
-  int64_t j = 0;
-  auto spread = [&](f32v all, int64_t count) __attribute__((always_inline)) {
-    float lane[L];
-    storeu(lane, all);
-    for (int i = 0; i < M; ++i) memcpy(s + i * STREAM_LD + j, lane + i * keys, size_t(count) * 4);
-  };
-  for (; j + keys <= n; j += keys) {
-    const f32v all = dots<K, M>(q, h.k + (k0 + j) * h.k_row, h.k_row, h.dim);
-    if constexpr (M == 1) storeu(s + j, all);
-    else spread(all, keys);
-  }
-  for (; j < n; ++j) spread(dots<K, M>(q, h.k + (k0 + j) * h.k_row, 0, h.dim), 1);
-  for (int i = 0; i < M; ++i) {
-    const int64_t seen = std::max<int64_t>(0, h.sees(r + i, k0 + n) - k0);
-    scale_row(out + i * h.dim, h.dim, weigh(s + i * STREAM_LD, s + i * STREAM_LD, seen, n, h.scale, kept[i]));
-  }
-  add_weighted<E, M>(s, STREAM_LD, h.v + k0 * h.v_row, h.v_row, n, h.dim, out);
-}
-
-template <class K>
-void pk::stream_keys(const Heads<typename K::A>& h, int64_t r0, int64_t r1, int64_t k0, int64_t k1, float* max, float* sum,
-                     float* out, char*) {
-  constexpr int M4 = L >= 4 ? 4 : L;
-  alignas(64) float s[4 * STREAM_LD];
-  Kept kept[SPLIT_ROWS];
-  for (int64_t i = 0; i < r1 - r0; ++i) kept[i] = {NONE, 0};
-  memset(out, 0, size_t((r1 - r0) * h.dim) * 4);
-  for (int64_t at = k0; at < k1; at += STREAM_KEYS) {
-    const int64_t n = std::min(STREAM_KEYS, k1 - at);
-    for (int64_t r = r0; r < r1;) {
-      Kept* mine = kept + (r - r0);
-      float* o = out + (r - r0) * h.dim;
-      if (r1 - r >= 4) stream_rows<K, M4>(h, r, at, n, s, mine, o), r += 4;
-      else if (r1 - r >= 2) stream_rows<K, 2>(h, r, at, n, s, mine, o), r += 2;
-      else stream_rows<K, 1>(h, r, at, n, s, mine, o), r += 1;
-    }
-  }
-  for (int64_t i = 0; i < r1 - r0; ++i) max[i] = kept[i].max, sum[i] = kept[i].sum;
-}
-
-#define INSTANCE(K)                                                                                                     \
-  template void pk::flash<K>(const Heads<K::A>&, int64_t, int64_t, char*);                                              \
-  template void pk::stream_keys<K>(const Heads<K::A>&, int64_t, int64_t, int64_t, int64_t, float*, float*, float*, char*); \
+#define INSTANCE(K)                                                                  \
+  template void pk::flash<K>(const Heads<K::A>&, int64_t, int64_t, char*);           \
   template void pk::put_row(const Heads<K::A>&, int64_t, const float*, float);
 INSTANCE(Fp32)
 INSTANCE(Bf16)
@@ -382,7 +275,7 @@ static void online_passes(const pk_call* c, const pk_team* t) {
     forget_memory();
     for (int64_t u = lo; u < hi; ++u) {
       const auto h = heads_of<typename K::A>(c, u / rows);
-      stream_keys<K>(h, u % rows, u % rows + 1, 0, h.sees(u % rows, h.lk), &max, &sum, out, nullptr);
+      stream_keys<K>(h, u % rows, u % rows + 1, 0, h.sees(u % rows, h.lk), 0, &max, &sum, out);
       put_row(h, u % rows, out, sum);
     }
   }
@@ -405,6 +298,7 @@ static void split_passes(const pk_call* c, const pk_team* t) {
   using E = typename K::A;
   const int64_t heads = kv_heads_of(c), rows = rows_of(c), dim = c->dim[5], lk = c->dim[4];
   const int64_t parts = split_parts(c, t->threads), units = heads * parts, floats = part_floats(c);
+  const int64_t ahead = c->tune / (dim * int64_t(sizeof(E)));  // rows
   char* const* peers = exchange_scratch(t);
   int64_t lo, hi, h0, h1;
   pk_share(units, 1, t->tid, t->threads, &lo, &hi);
@@ -421,7 +315,8 @@ static void split_passes(const pk_call* c, const pk_team* t) {
       pk_share(lk, 1, int(u % parts), int(parts), &k0, &k1);
       float* part = part_of(u);  // maxima, sums, rows
       for (int64_t r = 0; r < rows; r += SPLIT_ROWS)
-        stream_keys<K>(h, r, std::min(rows, r + SPLIT_ROWS), k0, k1, part + r, part + rows + r, part + 2 * rows + r * dim, nullptr);
+        stream_keys<K>(h, r, std::min(rows, r + SPLIT_ROWS), k0, k1, ahead, part + r, part + rows + r,
+                       part + 2 * rows + r * dim);
       if (parts == 1)
         for (int64_t r = 0; r < rows; ++r) put_row(h, r, part + 2 * rows + r * dim, part[rows + r]);
     }
@@ -449,7 +344,9 @@ static void split_passes(const pk_call* c, const pk_team* t) {
 
 // ------------------------------------------------------------------------------------------------------------- table
 
+static const int64_t ahead_bytes[] = {0, 8192};  // of K and of V, for split: how far ahead rows are asked for
 #define ENTRY(op, dtype, variant, run, scratch, symbol) {"attention", op, #dtype, variant, run, scratch, nullptr, 0, symbol},
+#define TUNED(op, dtype, variant, run, scratch) {"attention", op, #dtype, variant, run, scratch, ahead_bytes, 2, ""},
 #if PK_REGISTERS == 32
 #define TILE(dtype) "pk_gemm_" #dtype "_12x2_direct"
 #else
@@ -463,7 +360,7 @@ static void split_passes(const pk_call* c, const pk_team* t) {
   ENTRY("decode", dtype, "online", online_passes<K>, nullptr, "")                     \
   ENTRY("decode", dtype, "unfused", unfused_passes<K>, unfused_bytes, TILE(dtype))    \
   ENTRY("decode", dtype, "flash", flash_passes<K>, flash_bytes, TILE(dtype))          \
-  ENTRY("decode", dtype, "split", split_passes<K>, split_bytes, "")                   \
+  TUNED("decode", dtype, "split", split_passes<K>, split_bytes)                       \
   ENTRY("long", dtype, "unfused", unfused_passes<K>, unfused_bytes, TILE(dtype))      \
   ENTRY("long", dtype, "flash", flash_passes<K>, flash_bytes, TILE(dtype))
 static const pk_entry attention_entries[] = {ENTRIES(Fp32, fp32) ENTRIES(Bf16, bf16)};

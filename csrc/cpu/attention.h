@@ -33,11 +33,12 @@ template <class K>
 void flash(const Heads<typename K::A>& h, int64_t r0, int64_t r1, char* scratch);
 int64_t flash_scratch(int64_t dim);
 
-// The same for up to SPLIT_ROWS rows over keys [k0, k1) only: maxima, sums and unscaled results, which `merge` joins.
-inline constexpr int64_t SPLIT_ROWS = 8;
+// The same for up to SPLIT_ROWS rows over keys [k0, k1) only: maxima, sums and unscaled results (rows of dim). Rows of K and V
+// are asked for `ahead` rows before they are needed, 0: not at all. Defined in attention_decode.cpp.
+inline constexpr int64_t SPLIT_ROWS = 16;
 template <class K>
-void stream_keys(const Heads<typename K::A>& h, int64_t r0, int64_t r1, int64_t k0, int64_t k1, float* max, float* sum, float* out,
-                 char* scratch);
+void stream_keys(const Heads<typename K::A>& h, int64_t r0, int64_t r1, int64_t k0, int64_t k1, int64_t ahead, float* max, float* sum,
+                 float* out);
 template <class E>
 void put_row(const Heads<E>& h, int64_t r, const float* out, float sum);
 

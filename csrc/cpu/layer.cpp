@@ -68,7 +68,7 @@ struct Model {
         memcpy(v + (context - 1) * kv, x + first * wide + hidden + kv + head * size, size_t(size) * sizeof(E));
         h.k = k, h.v = v, h.k_row = h.v_row = kv;
         float max[SPLIT_ROWS], sum[SPLIT_ROWS], out[SPLIT_ROWS * 256];
-        stream_keys<K>(h, r0, r1, 0, context, max, sum, out, nullptr);
+        stream_keys<K>(h, r0, r1, 0, context, 0, max, sum, out);
         for (int64_t r = r0; r < r1; ++r) put_row(h, r, out + (r - r0) * size, sum[r - r0]);
       } else {
         h.k = x + first * wide + hidden + head * size, h.v = h.k + kv, h.k_row = h.v_row = wide;

@@ -123,6 +123,26 @@ PK_VEC V broadcast_group(const element<V>* p) { return *p - V{}; }
 
 template <class V>
 PK_VEC V broadcast(element<V> x) { return x - V{}; }
+// The Bytes at p (unaligned), over and over.
+template <class V, int Bytes>
+PK_VEC V repeat(const void* p) {
+  V v;
+  if constexpr (Bytes == 4 || Bytes == 8) {
+    using T = std::conditional_t<Bytes == 4, uint32_t, uint64_t>;
+    T x;
+    __builtin_memcpy(&x, p, Bytes);
+    return (V)(x - vec<T, sizeof(V)>{});
+  }
+#if defined(__AVX512F__)
+  if constexpr (Bytes == 32 && sizeof(V) == 64) return (V)_mm512_broadcast_f64x4(_mm256_loadu_pd(static_cast<const double*>(p)));
+  if constexpr (Bytes == 16 && sizeof(V) == 64) return (V)_mm512_broadcast_f32x4(_mm_loadu_ps(static_cast<const float*>(p)));
+#endif
+#if defined(__AVX__)
+  if constexpr (Bytes == 16 && sizeof(V) == 32) return (V)_mm256_broadcast_ps(static_cast<const __m128*>(p));
+#endif
+  for (int i = 0; i < int(sizeof(V)); i += Bytes) __builtin_memcpy(reinterpret_cast<char*>(&v) + i, p, Bytes);
+  return v;
+}
 // a * b + c; one instruction where the level has it (contraction is on in these libraries).
 template <class V>
 PK_VEC V fma(V a, V b, V c) { return a * b + c; }
@@ -171,6 +191,18 @@ template <class V>
 PK_VEC element<V> hmax(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }); }
 template <class V>
 PK_VEC element<V> hmin(V v) { return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }); }
+// Whether a lane of a is above that of b.
+PK_VEC bool any_above(f32v a, f32v b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
+#elif defined(__AVX__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
+#elif defined(__x86_64__)
+  return _mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b)) != 0;
+#else
+  return hmax((f32v)(a > b ? f32v{} + 1 : f32v{})) > 0;
+#endif
+}
 
 // ----------------------------------------------------------------------------------------------- part vectors
 

@@ -130,7 +130,7 @@ def test_bad_input(values: dict[str, object], message: str) -> None:
 def test_a_cache_beyond_memory_is_refused() -> None:
     problem = Attention(heads=128, kv_heads=128, lq=1, lk=1 << 26, dim=128, dtype="fp32")
     with pytest.raises(UsageError, match="memory"):
-        session(1).prepare(problem, Implementation("native", levels()[-1], "split"))
+        session(1).prepare(problem, Implementation("native", levels()[-1], "split:0"))
 
 
 @given(lq=st.integers(1, 60), lk=st.integers(1, 60))

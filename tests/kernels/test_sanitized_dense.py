@@ -14,7 +14,7 @@ from pykernels.kernels.spmv import Spmv
 from pykernels.machine.cpu import read_machine
 from pykernels.model import Problem
 
-FILES = ("gemm", "attention", "layer", "norm", "pointwise", "spmv")
+FILES = ("gemm", "attention", "attention_decode", "layer", "norm", "pointwise", "spmv")
 #: of these the widest that this CPU runs: a build with sanitizers takes most of a minute
 MARCHES = {"x86_64_v4": "x86-64-v4", "x86_64_v3": "x86-64-v3", "x86_64_v2": "x86-64-v2"}
 
