@@ -11,28 +11,30 @@ import msgspec
 
 from pykernels import patterns, registry
 from pykernels.errors import UsageError
-from pykernels.machine.placement import NoSuchLevel, cpus_for, devices, space_for, threads_default
+from pykernels.machine.placement import MEMORY_SHARE, NoSuchLevel, cpus_for, devices, space_for, threads_default
 from pykernels.model import Case, Family, Implementation, Machine, Placement, Problem, Skipped, Space
 from pykernels.sweep import PLACE_KEYS, Sweep
-from pykernels.units import DTYPE_BYTES
+from pykernels.units import DTYPE_BYTES, format_size
 
 
 class Costs(msgspec.Struct, frozen=True):
     """What a plan expects of a device: seconds of a worker's start, of a visit beside its samples, of preparing a
-    candidate of the tuning pass, and bytes per second of fill and check, and of a pass."""
+    candidate of the tuning pass, bytes per second of fill and check, and of a pass, and FLOP per second of a pass
+    (a CPU's: of a thread)."""
 
     worker_s: float
     visit_s: float
     tune_s: float
     prepare_bps: float
     pass_bps: float
+    pass_flops: float
 
 
-#: of CPUs as measured on small servers; of GPUs assumed until one is at hand: libraries of arrays fill on the host,
+#: of CPUs as measured on small servers; of GPUs assumed, until one is at hand: libraries of arrays fill on the host,
 #: and what crosses the link is slower than what does not
-CPU = Costs(0.35, 0.03, 0.02, 2e9, 8e9)
-GPU = Costs(3.0, 0.12, 0.1, 2e10, 1e12)
-GPU_ARRAYS = Costs(3.0, 0.2, 0.1, 1e9, 1e12)
+CPU = Costs(0.35, 0.03, 0.02, 2e9, 8e9, 1e11)
+GPU = Costs(3.0, 0.12, 0.1, 2e10, 1e12, 1e13)
+GPU_ARRAYS = Costs(3.0, 0.2, 0.1, 1e9, 1e12, 1e13)
 LINK_BPS = 1e10
 #: bytes per second of inputs that NumPy computes (index streams, and their statistics)
 HOST_BPS = 25e6
@@ -82,8 +84,10 @@ def case_seconds(case: Case, sweep: Sweep) -> float:
     nbytes = case.problem.working_set() - _shared_bytes(case)
     host = sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in operands if o.recipe.distribution == "host")
     prepare = nbytes / costs.prepare_bps + host / HOST_BPS
-    traffic = case.problem.traffic().requested
-    one_pass = traffic / costs.pass_bps
+    threads = 1 if case.placement.device.startswith("gpu") else case.placement.threads
+    figure = case.problem.figure()  # ceilings are short whatever they count
+    flops = case.problem.flops() if figure.kind == "compute" and not figure.ceiling else 0.0
+    one_pass = max(case.problem.traffic().requested / costs.pass_bps, flops / (costs.pass_flops * threads))
     visit = costs.visit_s + prepare + max(sweep.visit_s / 2, 12 * one_pass)
     visit += {"sustained": 1.0, "burst": 0.3}.get(case.placement.mode, 0.0)
     if mode := REQUESTS.get(case.placement.mode):
@@ -171,9 +175,9 @@ def _problem(family: Family, values: dict[str, Any], space: Space, where: str, p
 
 
 def why_not(case: Case, machine: Machine) -> Skipped | None:
-    """The backend's reason not to run a case on this machine, or that it has no such variant."""
+    """The backend's reason not to run a case on this machine, that it has no such variant, or too little memory."""
     backend = registry.backend(case.implementation.backend)
-    reason = backend.skip(case, machine)
+    reason = backend.skip(case, machine) or _beyond_memory(case, machine)
     if reason:
         return reason
     known = backend.variants(case)
@@ -183,6 +187,17 @@ def why_not(case: Case, machine: Machine) -> Skipped | None:
     if wanted and wanted not in known:
         return Skipped(reason=f'{backend.name} has no variant "{wanted}" of it', hint=f"variants: {', '.join(known)}")
     return None
+
+
+def _beyond_memory(case: Case, machine: Machine) -> Skipped | None:
+    """A CPU's case whose operands, say a cache of keys or a model's weights, do not fit."""
+    if case.placement.device.startswith("gpu") or not machine.memory_available:
+        return None
+    wanted = int(sum(math.prod(o.shape) * DTYPE_BYTES[o.dtype] for o in case.problem.operands()))
+    if wanted <= (limit := int(MEMORY_SHARE * machine.memory_available)):
+        return None
+    share = f"{MEMORY_SHARE:.0%} of the available memory ({format_size(limit)})"
+    return Skipped(reason=f"operands of {format_size(wanted)} are more than {share}")
 
 
 def _placements(study: dict[str, Any], plan: Plan, where: str) -> list[Placement]:

@@ -317,3 +317,19 @@ def test_the_estimate_grows_with_launches_and_settings_are_the_sweeps() -> None:
     short, long = plan_of(), plan_of(SWEEP.replace("launches = 3", "launches = 6"))
     assert long.estimate_s() > 1.5 * short.estimate_s()
     assert Settings().sample_s == Sweep().sample_s
+
+
+def test_the_estimate_counts_arithmetic() -> None:
+    """A product of 4,096 moves no more than some milliseconds of bytes but computes for a second."""
+    product = """
+pykernels = 1
+title = "t"
+launches = 1
+
+[[study]]
+kernel = "gemm"
+shape = "{}"
+variant = "packed"
+"""
+    small, large = (plan_of(product.format(side)).estimate_s() for side in (256, 4096))
+    assert large > small + 1

@@ -108,3 +108,12 @@ def test_every_shipped_sweep_plans_on_this_machine(name: str) -> None:
     machine = msgspec.structs.replace(read_machine(), memory_available=64 * 2**30, memory_bytes=64 * 2**30)
     plan = make_plan(load_sweep(name), machine)
     assert plan.cases or plan.skipped
+
+
+def test_what_does_not_fit_into_memory_is_skipped_before_it_runs() -> None:
+    """A cache of keys and values."""
+    text = 'pykernels = 1\ntitle = "t"\nlaunches = 1\n\n[[study]]\nkernel = "attention"\nlq = 1\nlk = 1048576\n'
+    small = msgspec.structs.replace(read_machine(), memory_available=256 * 2**20)
+    plan = make_plan(parse_sweep(text), small)
+    assert plan.cases == []
+    assert "more than 60% of the available memory (154 MiB)" in plan.skipped[0][1].reason

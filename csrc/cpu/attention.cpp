@@ -4,7 +4,7 @@
 // dims      batch, heads, kv_heads, lq, lk, dim, causal;  scalars  scale
 // Variants  unfused (all scores of a KV head, or as many rows of them as fit in 64 MiB, go through memory), online (row by row:
 //           maximum and sum kept up along the keys), flash (12 x 2 tiles, blocks of keys that stay in the L2), split (few rows:
-//           each thread streams its part of the keys, parts are joined at the end)
+//           each thread streams its part of the keys, parts are joined at the end; split:N asks for rows N bytes ahead)
 #include "attention.h"
 
 #include <algorithm>

@@ -318,9 +318,9 @@ static __attribute__((noinline)) void stream_sets(const Heads<typename K::A>& h,
           p = edge, stride = dim;
         }
         scores<M, R, S>(reinterpret_cast<const char*>(q), reinterpret_cast<const char*>(p), stride * int64_t(sizeof(X)), chunks,
-                           s + j / C * S * L, top);
+                        s + j / C * S * L, top);
       }
-      if (h.causal || n % C) {  // what a row does not see; the largest scores anew
+      if (h.causal || n % keys) {  // what a row does not see; the largest scores anew
         for (int64_t i = 0; i < R * S; ++i)
           for (int64_t j = std::max<int64_t>(0, h.sees(std::min(r0 + i, r1 - 1), next + n) - next); j < steps * C; ++j)
             s[(j / C * S + i / R) * L + i % R * C + j % C] = NONE;

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 #: timing by request, see native_requests
 MODES = ("closed", "open")
-#: share of the available memory that arenas may take
-MEMORY_SHARE = 0.6
 #: idle arenas kept for the next case that has the same operands
 KEPT_BYTES = 1 << 30
 #: share of the available memory that shared operands may keep; beyond it the smallest ones go first
@@ -164,7 +162,7 @@ class NativeSession:
     """A team on the placement's CPUs, and arenas that are kept for the next case with the same operands."""
 
     def __init__(self, placement: Placement, machine: Machine) -> None:
-        from pykernels.machine.placement import cpus_for
+        from pykernels.machine.placement import MEMORY_SHARE, cpus_for
 
         if placement.pages not in ("huge", "4k"):
             raise UsageError(f'pages = "{placement.pages}": native memory has "huge" or "4k" pages')

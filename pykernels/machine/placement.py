@@ -23,6 +23,10 @@ LEVELS = ("L1", "L2", "L3", "DRAM")
 _RELATIVE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(%\s*memory|L[1-4]|DRAM|[A-Za-z]+)\s*$")
 
 
+#: share of the available memory that a case's operands may take
+MEMORY_SHARE = 0.6
+
+
 class NoSuchLevel(UsageError):
     """A level that this machine does not have (an L3 on a machine without one): a plan skips the case."""
 

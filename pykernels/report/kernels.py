@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from pykernels.analysis.common import isa_rank
 from pykernels.analysis.kernels import KernelPoint, Kernels, Timed
 from pykernels.analysis.points import Point
 from pykernels.analysis.roofline import Roofline
@@ -26,6 +28,8 @@ def text(answer: Kernels, width: int = 100) -> str:
         parts.append(_table(kernel, mine, answer.details, width))
         if kernel in LOOKUPS:
             parts.append(_times(mine, answer.details, width))
+    if levels := _levels(answer.points, width):
+        parts.append(levels)
     bare = [point.case_id for point in answer.points if point.roof is None]
     if bare:
         lines = [f"no roof: {len(bare)}, as the run holds no ceiling for their device, threads and dtype"]
@@ -77,6 +81,26 @@ def _times(points: list[KernelPoint], details: dict[str, Timed], width: int) -> 
     if not rows:
         return ""
     return table(["lookups in the time view", "ms a call", "ms that its terms allow"], rows, width, right=(1,))
+
+
+def _levels(points: list[KernelPoint], width: int) -> str:
+    """What each ISA level buys: the best of its implementations against that of the level before it."""
+    best: dict[str, dict[str, KernelPoint]] = {}
+    for point in points:
+        if point.backend == "native":
+            levels = best.setdefault(f"{point.kernel} {_what(point)} *{point.threads}", {})
+            if point.isa not in levels or point.time_s < levels[point.isa].time_s:
+                levels[point.isa] = point
+    rows = []
+    for what, levels in best.items():
+        ordered = sorted(levels, key=isa_rank)
+        for before, isa in pairwise(["", *ordered] if len(ordered) > 1 else []):
+            point = levels[isa]
+            gain = f"{levels[before].time_s / point.time_s:.2f}x {before}" if before else ""
+            rows.append(["" if before else what, isa, format_value(point.gflops), gain])
+    if not rows:
+        return ""
+    return table(["what an ISA level buys", "level", "GFLOP/s", "over the level before"], rows, width, right=(2,))
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

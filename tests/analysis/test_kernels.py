@@ -198,3 +198,13 @@ def test_text_and_pictures(tmp_path) -> None:  # type: ignore[no-untyped-def]
     pictures = report.draw(answer, tmp_path / "x.svg")
     assert [picture.name for picture in pictures] == ["x.svg", "x-time.svg"]
     assert "embedding_bag fp32 DRAM dim 64" in pictures[0].read_text()
+
+
+def test_what_a_level_buys_is_printed() -> None:
+    levels = {"x86_64_v3": 100.0, "x86_64_v4": 120.0, "x86_64_v4_bf16": 240.0}
+    specs = [synthetic.kernel("gemm", truth, 50.0, isa=isa) for isa, truth in levels.items()]
+    text = report.text(analyse([synthetic.run([synthetic.compute(300.0), *specs])]), 120)
+    assert "what an ISA level buys" in text
+    assert "1.20x x86_64_v3" in text
+    assert "2.00x x86_64_v4" in text
+    assert "what an ISA level buys" not in report.text(analyse([synthetic.run([synthetic.compute(300.0), specs[0]])]))

@@ -48,7 +48,7 @@ def test_every_variant_is_right(dim: int, dtype: str, isa: str) -> None:
     lq=st.sampled_from([1, 2, 5, 40]),
     lk=st.integers(1, 600),
     kv_heads=st.integers(1, 3),
-    group=st.sampled_from([1, 2, 3, 8]),
+    group=st.sampled_from([1, 2, 3, 8, 16]),
     batch=st.integers(1, 2),
     causal=st.booleans(),
     dtype=st.sampled_from(["fp32", "bf16"]),
@@ -76,6 +76,38 @@ def run_on(problem: Attention, isa: str, variant: str, **arrays: np.ndarray | fl
     finally:
         runner.close()
         session(1)._idle.clear()
+
+
+@pytest.mark.parametrize("isa", levels())
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_number_of_rows_a_kv_head(dtype: str, isa: str) -> None:
+    """Rows that fill a set of the decode kernel or not, keys that fill a block or not, and none of the mask missed."""
+    for rows in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32):
+        for lk in (5, 65, 273):
+            for heads, lq, causal in ((rows, 1, False), (1, rows, True)):
+                problem = Attention(heads=heads, kv_heads=1, lq=lq, lk=lk, dim=64, causal=causal, dtype=dtype)
+                for variant in ("split:0", "split:8192"):
+                    assert wrong(problem, Implementation("native", isa, variant), 2) is None, (rows, lk, causal)
+
+
+@pytest.mark.parametrize("isa", levels())
+def test_keys_that_are_not_there_count_for_nothing(isa: str) -> None:
+    """Scores far below those of the zeros that fill a block up."""
+    for rows in (1, 2, 4, 8, 16):
+        for lk in range(61, 78):
+            problem = Attention(heads=rows, kv_heads=1, lq=1, lk=lk, dim=64, dtype="fp32")
+            found, expected = run_on(problem, isa, "split:0", q=10.0, k=np.full((lk, 64), -10, dtype=np.float32))
+            assert np.allclose(found, expected, rtol=1e-4), (rows, lk)
+
+
+@pytest.mark.parametrize("isa", levels())
+def test_scores_of_minus_infinity_alone_give_nan(isa: str) -> None:
+    """As the reference has it: what is masked is not what is infinitely unlikely."""
+    problem = Attention(heads=1, kv_heads=1, lq=1, lk=40, dim=64, dtype="fp32")
+    for variant in ("online", "split:0"):
+        found, expected = run_on(problem, isa, variant, q=1.0, k=np.full((40, 64), -math.inf, dtype=np.float32))
+        assert np.isnan(expected).all()
+        assert np.isnan(found).all(), variant
 
 
 @pytest.mark.parametrize("isa", levels())
