@@ -36,7 +36,37 @@ struct Model {
   int64_t outputs(Matrix m) const { return m == QKV ? wide : m == UP ? ffn : hidden; }
   int64_t inputs(Matrix m) const { return m == DOWN ? ffn : hidden; }
 
+  // One token: every weight is read once and used once, so the rows are read as they stand in memory, some lines ahead asked
+  // for; panels would copy what is never used again.
+  void one_token(const E* x, const E* w, const E* b, E* y, int64_t outputs, int64_t inputs) const {
+    constexpr int64_t STEP = 4 * F32, AHEAD = 4096, LINE = 64;
+    int64_t lo, hi;
+    pk_share(outputs, 1, t->tid, t->threads, &lo, &hi);
+    for (int64_t i = lo; i < hi; ++i) {
+      const E* row = w + i * inputs;
+      f32v s0{}, s1{}, s2{}, s3{};
+      int64_t j = 0;
+      for (; j + STEP <= inputs; j += STEP) {
+        const char* ahead = reinterpret_cast<const char*>(row + j) + AHEAD;
+        for (int64_t line = 0; line < STEP * int64_t(sizeof(E)); line += LINE) prefetch(ahead + line);
+        s0 = fma(K::load_c(row + j), K::load_c(x + j), s0);
+        s1 = fma(K::load_c(row + j + F32), K::load_c(x + j + F32), s1);
+        s2 = fma(K::load_c(row + j + 2 * F32), K::load_c(x + j + 2 * F32), s2);
+        s3 = fma(K::load_c(row + j + 3 * F32), K::load_c(x + j + 3 * F32), s3);
+      }
+      float sum = hsum((s0 + s1) + (s2 + s3));
+      for (; j < inputs; ++j) sum += K::get_c(row + j) * K::get_c(x + j);
+      K::put_c(y + i, sum + K::get_c(b + i));
+    }
+  }
   void matrix(Matrix m, int64_t layer, const void* x, const void* w, const void* b, void* y) const {
+    if (tokens == 1) {
+      const int64_t n = outputs(m), k = inputs(m);
+      one_token(static_cast<const E*>(x), static_cast<const E*>(w) + layer * n * k, static_cast<const E*>(b) + layer * n,
+                static_cast<E*>(y), n, k);
+      t->barrier(t);
+      return;
+    }
     Product p{};
     p.m = tokens, p.n = outputs(m), p.k = inputs(m);
     p.a = x, p.b = static_cast<const E*>(w) + layer * p.n * p.k, p.c = y;
