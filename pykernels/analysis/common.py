@@ -173,6 +173,34 @@ def level_rank(level: str) -> int:
     return LEVEL_ORDER.index(level) if level in LEVEL_ORDER else len(LEVEL_ORDER)
 
 
+def capacities(record: Record, machine: Machine) -> dict[str, int]:
+    """Bytes of every cache level that the case's threads have together; empty where the machine states none."""
+    if record.device.startswith("gpu"):
+        sizes = [gpu.l2_bytes for gpu in machine.gpus if record.device == f"gpu:{gpu.index}" and gpu.l2_bytes]
+        return {"L2": sizes[0]} if sizes else {}
+    from pykernels.errors import UsageError
+    from pykernels.machine.placement import cpus_for
+
+    try:
+        team = set(cpus_for(machine, record.device, record.threads))
+    except UsageError:  # a machine described in part, as replays do
+        return {}
+    found: dict[str, int] = {}
+    for cache in machine.caches:
+        if team.intersection(cache.cpus):
+            found[cache.level] = found.get(cache.level, 0) + cache.bytes
+    return found
+
+
+def level_of(record: Record, machine: Machine) -> str:
+    """The level that the kernel states, else the innermost one that its working set fits; DRAM beyond."""
+    if record.figure.level or not record.working_set:
+        return record.figure.level
+    sizes = capacities(record, machine)
+    fitting = [level for level in sorted(sizes, key=level_rank) if record.working_set <= sizes[level]]
+    return fitting[0] if fitting else "DRAM"
+
+
 def campaign(runs: Sequence[Run]) -> Campaign:
     """Group the records of runs by case. Raises UsageError for no runs, runs of two machines, or measured runs together
     with simulated or replayed ones."""

@@ -131,7 +131,7 @@ def kernel_tests(kernels: Iterable[CaseSummary], ceilings: Sequence[CaseSummary]
     """A kernel above its roof: then the roof is wrong."""
     tests = []
     for case in kernels:
-        found = binding(case, ceilings)
+        found = binding(case, ceilings, case.first.figure.level)
         if found is None:
             continue
         _, roof, factor = found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pykernels.analysis.common import Campaign, CaseSummary, domain, root
+from pykernels.analysis.common import Campaign, CaseSummary, domain, level_of, root
 from pykernels.measure.stats import Interval
 from pykernels.model import Record
 from pykernels.units import value_of
@@ -17,6 +17,10 @@ class NotDrawn(msgspec.Struct):
 
     case_id: str
     reason: str
+
+
+#: parameters whose value says what they are
+_SPEAKING = ("op", "model", "level", "workload", "backend", "variant")
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -46,13 +50,15 @@ def points_of(
 ) -> tuple[list[Point], list[NotDrawn]]:
     """Kernels with FLOPs and bytes and a compute roof of their dtype; the others with the reason."""
     points, unplaced = [], []
-    for case in sorted(kernels, key=lambda case: case.first.case_id):
+    kernels = sorted(kernels, key=lambda case: case.first.case_id)
+    names = told_apart([case.first for case in kernels])
+    for case in kernels:
         record = case.first
         moved = record.bytes_compulsory or record.bytes_requested
         if not record.flops or not moved:
             unplaced.append(NotDrawn(record.case_id, f"no FLOP per byte: its figure is in {record.figure.unit}"))
             continue
-        found = binding(case, ceilings)
+        found = binding(case, ceilings, level_of(record, study.machine))
         if found is None:
             unplaced.append(NotDrawn(record.case_id, f"no {record.dtype} roof with its placement and threads"))
             continue
@@ -61,7 +67,7 @@ def points_of(
         _, roof, factor = found
         share, low, high = study.ratio(rate, roof)
         points.append(Point(
-            case_id=record.case_id, name=record.kernel, device=root(record.device), domain=domain(record),
+            case_id=record.case_id, name=names[record.case_id], device=root(record.device), domain=domain(record),
             dtype=record.dtype, threads=record.threads, isa=record.isa, intensity=record.flops / moved,
             value=interval.value * scale, low=interval.low * scale, high=interval.high * scale,
             unit="GOP/s" if "int" in record.dtype else "GFLOP/s", roof=roof_name(roof.first),
@@ -69,6 +75,23 @@ def points_of(
             flags=list(case.flags),
         ))  # fmt: skip
     return points, unplaced
+
+
+def told_apart(records: Iterable[Record]) -> dict[str, str]:
+    """Short names by case id: the kernel, and what tells it from the others of its kind: parameters, backend, variant.
+    Device, threads and dtype are left to the reader of the name, who shows them anyway."""
+    kinds: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for record in records:
+        what = dict(record.params) | {"backend": record.backend, "variant": record.variant}
+        kinds.setdefault(record.kernel, []).append((record.case_id, what))
+    names: dict[str, str] = {}
+    for kernel, cases in kinds.items():
+        keys = list(dict.fromkeys(key for _, what in cases for key in what))
+        differ = [key for key in keys if len({what.get(key) for _, what in cases}) > 1]
+        for case_id, what in cases:
+            parts = [what[key] if key in _SPEAKING else f"{key}={what[key]}" for key in differ if what.get(key)]
+            names[case_id] = " ".join([kernel, *parts])
+    return names
 
 
 def roof_name(record: Record) -> str:
@@ -95,8 +118,9 @@ def flop_rate(case: CaseSummary) -> CaseSummary:
     )
 
 
-def binding(case: CaseSummary, ceilings: Iterable[CaseSummary]) -> tuple[float, CaseSummary, float] | None:
-    """(attainable GFLOP/s, the roof that binds, GFLOP/s per unit of that roof) or None without a roof of its dtype."""
+def binding(case: CaseSummary, ceilings: Iterable[CaseSummary], level: str) -> tuple[float, CaseSummary, float] | None:
+    """(attainable GFLOP/s, the roof that binds, GFLOP/s per unit of that roof) for data in `level`, or None without a
+    roof of its dtype."""
     record = case.first
     moved = record.bytes_compulsory or record.bytes_requested
     if not record.flops or not moved:
@@ -107,7 +131,6 @@ def binding(case: CaseSummary, ceilings: Iterable[CaseSummary]) -> tuple[float, 
         return None
     peak = max(mine, key=lambda c: c.interval.value)
     candidates = [(peak.interval.value, peak, 1.0)]
-    level = record.figure.level
     roofs = [c for c in same if c.first.figure.kind == "bandwidth" and c.first.figure.level == level]
     roofs = [c for c in roofs if _reachable(c.first, record)]
     if roofs:

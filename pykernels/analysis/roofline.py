@@ -16,6 +16,7 @@ from pykernels.analysis.common import (
     CaseSummary,
     Limit,
     campaign,
+    capacities,
     cores_used,
     domain,
     isa_rank,
@@ -215,25 +216,6 @@ def _roof(case: CaseSummary, machine: Machine) -> Roof:
 def _row_bytes(record: Record) -> int:
     text = record.params.get("row_bytes") or record.params.get("row") or "0 B"
     return int(text) if text.isdecimal() else parse_size(text)
-
-
-def capacities(record: Record, machine: Machine) -> dict[str, int]:
-    """Bytes of every cache level that the case's threads have together; empty where the machine states none."""
-    if record.device.startswith("gpu"):
-        sizes = [gpu.l2_bytes for gpu in machine.gpus if record.device == f"gpu:{gpu.index}" and gpu.l2_bytes]
-        return {"L2": sizes[0]} if sizes else {}
-    from pykernels.errors import UsageError
-    from pykernels.machine.placement import cpus_for
-
-    try:
-        team = set(cpus_for(machine, record.device, record.threads))
-    except UsageError:  # a machine described in part, as replays do
-        return {}
-    found: dict[str, int] = {}
-    for cache in machine.caches:
-        if team.intersection(cache.cpus):
-            found[cache.level] = found.get(cache.level, 0) + cache.bytes
-    return found
 
 
 def is_mixture(record: Record, machine: Machine) -> bool:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from pykernels.analysis.common import CaseSummary, domain, isa_rank, level_rank
+from pykernels.analysis.common import CaseSummary, capacities, domain, isa_rank, level_of, level_rank
 from pykernels.analysis.crossover.cells import workload_of
 from pykernels.analysis.points import flop_rate, peaks
-from pykernels.analysis.roofline import capacities
 from pykernels.errors import UsageError
 from pykernels.model import Machine, Record
 
@@ -66,15 +65,6 @@ def _op_of(record: Record) -> str:
     if record.kernel in ("gemv", "gemm", "spmv", "attention") or record.backend == "python":
         return "load"  # of a callable's mix nothing is known: the highest roof
     return "nt-copy" if record.variant.startswith("stream") else "copy"
-
-
-def level_of(record: Record, machine: Machine) -> str:
-    """The level that the kernel states, else the innermost one that its working set fits; DRAM beyond."""
-    if record.figure.level:
-        return record.figure.level
-    sizes = capacities(record, machine)
-    fitting = [level for level in sorted(sizes, key=level_rank) if record.working_set <= sizes[level]]
-    return fitting[0] if fitting else "DRAM"
 
 
 def _bandwidth(

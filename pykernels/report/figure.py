@@ -17,6 +17,7 @@ from pykernels.units import format_value
 _OPS = ("load", "copy", "nt-copy", "triad", "nt-triad", "store", "nt-store", "load-only")
 _MOST_OPS = 4  #: roofs of one level that a picture shows; the table has them all
 _MOST_PANELS = 4
+_MOST_NAMES = 400  #: characters of names that a picture holds
 _TEXT = 8.0
 
 
@@ -193,6 +194,10 @@ class Panel:
         self._slope_labels(labels)
         self._peak_labels(labels)
         self._ridge_labels(labels)
+        if sum(len(_point_text(point)) for point in self.points) > _MOST_NAMES:
+            text = f"{len(self.points)} kernels: `pykernels kernels` names them"
+            self.axes.text(0.99, 0.02, text, transform=self.axes.transAxes, ha="right", fontsize=_TEXT, color=INK)
+            return
         for point in sorted(self.points, key=lambda point: (point.intensity, point.value)):
             labels.beside(point.intensity, point.value, _point_text(point), fontsize=_TEXT, color=INK, zorder=7)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pykernels.analysis.hierarchy import Level
@@ -13,7 +14,7 @@ from pykernels.report.table import count, paragraph, percent, table, value_and_i
 from pykernels.units import format_size
 
 _FURTHER = 1.5  #: capacities by bandwidth and by latency that differ by more are explained
-_SHOWN = 3  #: case ids listed for each reason of not being drawn
+_SHOWN = 3  #: names listed for each note, case ids for each reason of not being drawn
 
 
 def text(roofline: Roofline, width: int = 100) -> str:
@@ -88,10 +89,10 @@ def _team(key: tuple[str, int, str], rows: list[tuple[Roof, RoofDetail]], width:
         line += [f"{percent(extra.share)} {extra.share_label}" if extra.share else ""] if shares else []
         line += [_per_cycle(roof, extra)] if cycles else []
         lines.append(line)
-        notes += _notes(name, roof, common)
+        notes += [(name, note) for note in _notes(roof, common)]
     right = [1, 4] + [5] * allocated + [len(columns) - 1] * cycles
     body = table(columns, lines, width, right=right)
-    return "\n".join([paragraph(head, width), body, *(paragraph(f"! {note}", width, indent="  ") for note in notes)])
+    return "\n".join([paragraph(head, width), body, *_gathered(notes, "roofs", width)])
 
 
 def _basis(scope: str, interval: str, launches: int) -> str:
@@ -124,18 +125,16 @@ def _per_cycle(roof: Roof, extra: RoofDetail) -> str:
     return f"{extra.per_cycle:.3g} {unit}"
 
 
-def _notes(name: str, roof: Roof, common: tuple[str, str, int]) -> list[str]:
-    notes = [
-        f"{name}: {flag}" for flag in roof.flags if flag not in ("mixture", "two regimes") and "capacity" not in flag
-    ]
+def _notes(roof: Roof, common: tuple[str, str, int]) -> list[str]:
+    notes = [flag for flag in roof.flags if flag not in ("mixture", "two regimes") and "capacity" not in flag]
     if "mixture" in roof.flags:
         more = "; no roof, no ridge" if roof.level == "DRAM" else ""
-        notes.append(f"{name}: mixture: {format_size(roof.working_set)} is not well inside one level{more}")
+        notes.append(f"mixture: {format_size(roof.working_set)} is not well inside one level{more}")
     if roof.regimes:
         both = " and ".join(value_and_interval(mode, roof.low, roof.high)[0] for mode in roof.regimes)
-        notes.append(f"{name}: two regimes: {both} {roof.unit}")
+        notes.append(f"two regimes: {both} {roof.unit}")
     if (roof.scope, roof.interval, roof.launches) != common:
-        notes.append(f"{name}: {_basis(roof.scope, roof.interval, roof.launches)}")
+        notes.append(_basis(roof.scope, roof.interval, roof.launches))
     return notes
 
 
@@ -172,8 +171,20 @@ def _points(points: list[Point], width: int) -> str:
         rows.append([f"{point.name} {point.dtype} {team}", f"{point.intensity:.3g}", f"{value} {point.unit}", interval,
                      share, point.roof])  # fmt: skip
     columns = ["kernel", "FLOP/B", "value", "95% interval", "share (interval)", "of its roof"]
-    notes = [paragraph(f"! {point.name}: {flag}", width, indent="  ") for point in points for flag in point.flags]
+    notes = _gathered(((point.name, flag) for point in points for flag in point.flags), "kernels", width)
     return "\n".join([table(columns, rows, width, right=(1, 2)), *notes])
+
+
+def _gathered(notes: Iterable[tuple[str, str]], what: str, width: int) -> list[str]:
+    """One line for each thing said, with the names it is said of, or their number where they are many."""
+    said: dict[str, list[str]] = {}
+    for name, text in notes:
+        said.setdefault(text, []).append(name)
+    lines = []
+    for text, names in said.items():
+        whom = ", ".join(names) if len(names) <= _SHOWN else f"{len(names)} {what}"
+        lines.append(paragraph(f"! {whom}: {text}", width, indent="  "))
+    return lines
 
 
 def _fits(roofline: Roofline, width: int) -> str:
