@@ -43,13 +43,13 @@ PK_INLINE float weigh(float* s, W* w, int64_t n, int64_t end, float scale, Kept&
   const f32v less = broadcast<f32v>(-max), times = broadcast<f32v>(scale);
   f32v sum{};
   for (int64_t j = 0; j < whole; j += L) {
-    const f32v e = vexp(fma(loadu<f32v>(s + j), times, less));
+    const f32v e = vexp_low(fma(loadu<f32v>(s + j), times, less));
     sum += e;
     if constexpr (sizeof(W) == 2) store_bf16_quick(w + j, e);
     else storeu(w + j, e);
   }
   if (end > whole) memset(w + whole, 0, size_t(end - whole) * sizeof(W));
-  const float factor = old == max ? 1.0f : vexp(broadcast<f32v>(old - max))[0];
+  const float factor = old == max ? 1.0f : vexp_low(broadcast<f32v>(old - max))[0];
   kept.sum = kept.sum * factor + hsum(sum);
   kept.max = max;
   return factor;
@@ -330,7 +330,7 @@ static void split_passes(const pk_call* c, const pk_team* t) {
         for (int64_t p = 0; p < parts; ++p) {
           const float* part = part_of(u * parts + p);
           if (part[rows + r] == 0) continue;
-          const float factor = vexp(broadcast<f32v>(part[r] - max))[0];
+          const float factor = vexp_low(broadcast<f32v>(part[r] - max))[0];
           sum += factor * part[rows + r];
           for (int64_t d = 0; d < dim; d += L)
             storeu(out + d, fma(loadu<f32v>(part + 2 * rows + r * dim + d), broadcast<f32v>(factor), loadu<f32v>(out + d)));

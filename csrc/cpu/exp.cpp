@@ -12,11 +12,11 @@ PK_INLINE void all(const float* x, float* y, int64_t n) {
   int64_t i = 0;
   for (; i + U * F32 <= n; i += U * F32) {
 #pragma GCC unroll 8
-    for (int k = 0; k < U; ++k) storeu(y + i + k * F32, vexp(loadu<f32v>(x + i + k * F32)));
+    for (int k = 0; k < U; ++k) storeu(y + i + k * F32, vexp_low(loadu<f32v>(x + i + k * F32)));
   }
   for (; i < n; i += F32) {
     const int64_t some = n - i < F32 ? n - i : F32;
-    store_first(y + i, vexp(load_first<f32v>(x + i, some)), some);
+    store_first(y + i, vexp_low(load_first<f32v>(x + i, some)), some);
   }
 }
 

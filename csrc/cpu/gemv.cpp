@@ -5,11 +5,13 @@
 // dims      rows, cols, batch, parts: a pass covers one part of every thread's rows, the parts in turn
 // Variants, in rising order of refinement
 //   plain    one row and one vector at a time
-//   blocked  four rows at a time, and up to four vectors for each time these are read
+//   blocked  four rows at a time, and up to four vectors for each time these are read; fp32 and fp64 pairs for one vector
 //   ahead    blocked, with the next four rows asked for into the L2, spread over the vectors: memory and arithmetic overlap
+//   digits   int8 and int4 where a CPU has dot products of bytes: x in three digits (gemv_digits.h), with the next rows asked for
 //
 // bf16 uses the CPU's dot product of pairs where there is one; elsewhere pairs are split into even and odd columns, for which
 // x is put in that order once a pass, as for int4.
+#include "gemv_digits.h"
 #include "table.h"
 #include "vec.h"
 
@@ -24,7 +26,7 @@ struct Fp64 {
   using V = f64v;
   using X = double;
   static constexpr int X_BYTES = 8, PER = 1, STEP = F64;
-  static constexpr bool SPLIT = false, GROUPED = false;
+  static constexpr bool SPLIT = false, GROUPED = false, PAIRS = true;
   static constexpr int64_t bytes(int64_t n) { return 8 * n; }
   PK_INLINE static void read(const char* p, V* w) { w[0] = loadu<V>(reinterpret_cast<const double*>(p)); }
   PK_INLINE static V mac(V sum, V w, V x) { return fma(w, x, sum); }
@@ -36,7 +38,7 @@ struct Fp32 {
   using V = f32v;
   using X = float;
   static constexpr int X_BYTES = 4, PER = 1, STEP = F32;
-  static constexpr bool SPLIT = false, GROUPED = false;
+  static constexpr bool SPLIT = false, GROUPED = false, PAIRS = true;
   static constexpr int64_t bytes(int64_t n) { return 4 * n; }
   PK_INLINE static void read(const char* p, V* w) { w[0] = loadu<V>(reinterpret_cast<const float*>(p)); }
   PK_INLINE static V mac(V sum, V w, V x) { return fma(w, x, sum); }
@@ -57,7 +59,7 @@ static void put_bf16(void* y, int64_t i, float v) {
   static_cast<uint16_t*>(y)[i] = part[0];
 }
 struct Bf16 {
-  static constexpr bool GROUPED = false;
+  static constexpr bool GROUPED = false, PAIRS = false;
   static constexpr int64_t bytes(int64_t n) { return 2 * n; }
   static float one(const char* row, int64_t j) { return widen_bf16(reinterpret_cast<const uint16_t*>(row)[j]); }
   static float x(const void* p, int64_t j) { return widen_bf16(static_cast<const uint16_t*>(p)[j]); }
@@ -86,7 +88,7 @@ struct Int8 {
   using V = f32v;
   using X = float;
   static constexpr int X_BYTES = 4, PER = 1, STEP = F32;
-  static constexpr bool SPLIT = false, GROUPED = true;
+  static constexpr bool SPLIT = false, GROUPED = true, PAIRS = false;
   static constexpr int64_t bytes(int64_t n) { return n; }
   PK_INLINE static void read(const char* p, V* w) { w[0] = load_int8_f32(reinterpret_cast<const int8_t*>(p)); }
   PK_INLINE static V mac(V sum, V w, V x) { return fma(w, x, sum); }
@@ -98,7 +100,7 @@ struct Int4 {
   using V = f32v;
   using X = float;
   static constexpr int X_BYTES = 4, PER = 2, STEP = 2 * F32;
-  static constexpr bool SPLIT = true, GROUPED = true;
+  static constexpr bool SPLIT = true, GROUPED = true, PAIRS = false;
   static constexpr int64_t bytes(int64_t n) { return n / 2; }
   PK_INLINE static void read(const char* p, V* w) {
     const i32v pair = load_uint8(reinterpret_cast<const uint8_t*>(p));
@@ -231,9 +233,39 @@ static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t
   }
 }
 
+// Rows [lo, hi), an even number, by vector b, in pairs: two rows read x half as often as they read A and leave its lines in the
+// L1, where the lines of four rows some KiB apart would take their place. One loop over all of them, so that the first loads
+// of a pair do not wait for the last call's end.
+template <class F>
+static __attribute__((noinline)) void pairs(const Product& p, int64_t lo, int64_t hi, int64_t b) {
+  using V = typename F::V;
+  using X = typename F::X;
+  const int64_t whole = p.whole, stride = p.row_bytes;
+  const bool rest = whole < p.cols;
+  const char* one = p.a + lo * stride;
+  const X* x = reinterpret_cast<const X*>(p.ordered + b * p.ordered_bytes);
+  X* y = static_cast<X*>(p.y) + b * p.rows;
+  for (int64_t i = lo; i < hi; i += 2, one += 2 * stride) {
+    const char* other = one + stride;
+    V sum{}, other_sum{};
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < whole; j += F::STEP) {
+      const V v = loadu<V>(x + j);
+      sum = fma(loadu<V>(reinterpret_cast<const X*>(one) + j), v, sum);
+      other_sum = fma(loadu<V>(reinterpret_cast<const X*>(other) + j), v, other_sum);
+    }
+    y[i] = hsum(sum), y[i + 1] = hsum(other_sum);
+    if (rest) finish<F>(p, i, b, y[i]), finish<F>(p, i + 1, b, y[i + 1]);
+  }
+}
+
 // How the blocks of a format are called: R rows by B vectors, PF rows ahead.
 template <class F>
 struct Blocks {
+  static constexpr bool PAIRS = F::PAIRS;
+  static void by_pairs(const Product& p, int64_t lo, int64_t hi, int64_t b) {
+    if constexpr (PAIRS) pairs<F>(p, lo, hi, b);
+  }
   template <int R, int B, int PF>
   static void run(const Product& p, int64_t i, int64_t b, const char* ahead) { block<F, R, B, PF>(p, i, b, ahead); }
 };
@@ -244,6 +276,7 @@ template <class K, bool AHEAD>
 PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
   int64_t i = lo;
   const int64_t blocks = (p.batch + 3) / 4;
+  if (!AHEAD && K::PAIRS && p.batch == 1) i += (hi - lo) / 2 * 2, K::by_pairs(p, lo, i, 0);
   for (; i + 4 <= hi; i += 4) {
     const char* next = p.a + (i + 4) * p.row_bytes;
     int64_t b = 0;
@@ -291,6 +324,29 @@ static void passes(const pk_call* c, const pk_team* t, void (*rows)(const Produc
   }
 }
 
+#if PK_HAS_INT8_DOT == 2
+static int64_t digit_scratch(const pk_call* c, int) { return digits::scratch_bytes(c->dim[1], c->dim[2]); }
+
+template <class F, class D>
+static void digit_passes(const pk_call* c, const pk_team* t, void (*rows)(const digits::Operands&, int64_t, int64_t)) {
+  const Product k = product_of<F>(c, t);
+  digits::Operands p{k.a, k.scales, reinterpret_cast<const float*>(k.x), static_cast<float*>(k.y),
+                     k.rows, k.cols, k.batch, k.row_bytes, k.groups, static_cast<int8_t*>(t->scratch), nullptr, nullptr};
+  p.inverse = reinterpret_cast<float*>(p.digits + k.batch * k.groups * digits::PLACES * PK_VECTOR_BYTES);
+  p.factors = p.inverse + k.batch * digits::padded(k.groups);
+  const int64_t parts = c->dim[3];
+  int64_t lo, hi;
+  pk_share(p.rows, 4, t->tid, t->threads, &lo, &hi);
+  for (int64_t r = 0; r < c->reps; ++r) {
+    forget_memory();
+    digits::all_digits<D>(p);
+    int64_t from, to;
+    pk_share(hi - lo, 4, int((c->first + r) % parts), int(parts), &from, &to);
+    rows(p, lo + from, lo + to);
+  }
+}
+#endif
+
 // -------------------------------------------------------------------------------------------------------------- table
 
 #define KERNEL(dtype, F, variant, rows)                                                                              \
@@ -313,8 +369,23 @@ KERNELS(bf16, Bf16)
 KERNELS(int8, Int8)
 KERNELS(int4, Int4)
 
+#if PK_HAS_INT8_DOT == 2
+#define DIGITS(dtype, F)                                                                                             \
+  PK_HOT void pk_gemv_##dtype##_digits(const digits::Operands& p, int64_t lo, int64_t hi) {                          \
+    digits::rows_of<digits::F>(p, lo, hi);                                                                           \
+  }                                                                                                                  \
+  static void digits_##dtype(const pk_call* c, const pk_team* t) {                                                   \
+    digit_passes<F, digits::F>(c, t, pk_gemv_##dtype##_digits);                                                      \
+  }
+DIGITS(int8, Int8)
+DIGITS(int4, Int4)
+#define DIGIT_ENTRIES ENTRY(int8, digits, digit_scratch) ENTRY(int4, digits, digit_scratch)
+#else
+#define DIGIT_ENTRIES
+#endif
+
 static const pk_entry gemv_entries[] = {
   ENTRIES(fp64, Fp64) ENTRIES(fp32, Fp32) ENTRIES(bf16, Bf16)
-  ENTRIES(int8, Int8) ENTRIES(int4, Int4)
+  ENTRIES(int8, Int8) ENTRIES(int4, Int4) DIGIT_ENTRIES
 };
 PK_TABLE(gemv_entries);

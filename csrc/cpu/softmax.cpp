@@ -8,7 +8,7 @@
 //   registers  rows of 2, 4, 8 or 16 vectors without a mask stay in the registers, others in a scratch row in fp32
 //   stream     by way of the scratch row, with the results by streaming stores, for rows that lie in memory
 //
-// A row whose every s is -inf (fully masked) gives zeros. exp is within 1 ulp (vec.h); a row with NaN gives NaN.
+// A row whose every s is -inf (fully masked) gives zeros. exp is within 1 ulp (vexp_low of vec.h); a row with NaN gives NaN.
 #include "table.h"
 #include "vec.h"
 
@@ -52,29 +52,6 @@ struct Bf16 {
 };
 
 static constexpr float LOWEST = -__builtin_inff();
-
-// e^x for x <= 0 within 1 ulp, 0 for -inf and below the smallest subnormal number, NaN for NaN. As vexp of vec.h with a degree
-// less (minimax error 3e-9 on |r| <= ln 2 / 2) and without what only positive or odd arguments need.
-PK_VEC f32v exp_below(f32v x) {
-  const f32v magic = broadcast<f32v>(0x1.8p23f), lowest = broadcast<f32v>(-105.0f);
-  const f32v y = lowest > x ? lowest : x;
-  const f32v t = fma(y, broadcast<f32v>(0x1.715476p0f), magic);
-  const f32v n = t - magic;
-  f32v r = fma(n, broadcast<f32v>(-0x1.62e4p-1f), y);
-  r = fma(n, broadcast<f32v>(-0x1.7f7d1cp-20f), r);
-  f32v q = broadcast<f32v>(0x1.6a2434p-10f);
-  q = fma(q, r, broadcast<f32v>(0x1.1239e2p-7f));
-  q = fma(q, r, broadcast<f32v>(0x1.5558f2p-5f));
-  q = fma(q, r, broadcast<f32v>(0x1.555492p-3f));
-  q = fma(q, r, broadcast<f32v>(0x1.fffffcp-2f));
-  const f32v p = fma(fma(q, r, broadcast<f32v>(1.0f)), r, broadcast<f32v>(1.0f));
-#if PK_VECTOR_BYTES == 64
-  return (f32v)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else  // n down to -151 in two steps, so that subnormal results come out right
-  const i32v whole = (i32v)t - (i32v)magic, half = whole >> 1;
-  return p * (f32v)((half + 127) << 23) * (f32v)((whole - half + 127) << 23);
-#endif
-}
 
 struct Row {
   float scale;
@@ -124,12 +101,12 @@ PK_INLINE void three_passes(const typename F::T* x, typename F::T* out, int64_t 
   if (top == LOWEST) return empty_row<F>(x, out, n, row);
   f32v sum{};
   for (int64_t j = 0; j < whole; j += F32) {
-    const f32v v = exp_below(score<F>(x, j, row) - top);
+    const f32v v = vexp_low(score<F>(x, j, row) - top);
     sum += v;
     storeu(e + j, v);
   }
   if (whole < n) {
-    const f32v v = exp_below(score_rest<F>(x, whole, n, row) - top);
+    const f32v v = vexp_low(score_rest<F>(x, whole, n, row) - top);
     sum += v;
     storeu(e + whole, v);
   }
@@ -147,15 +124,27 @@ PK_INLINE void online(const typename F::T* x, typename F::T* out, int64_t n, con
     if (j == whole && whole == n) break;
     const f32v s = j < whole ? score<F>(x, j, row) : score_rest<F>(x, j, n, row);
     const f32v next = vmax(most, s);
-    sum = sum * exp_below(most - next) + exp_below(s - next);
+    sum = sum * vexp_low(most - next) + vexp_low(s - next);
     most = next;
   }
   const float top = hmax(most);
-  const float total = hsum(sum * exp_below(most - top));
+  const float total = hsum(sum * vexp_low(most - top));
   if (total == 0.0f) return empty_row<F>(x, out, n, row);
   const float inverse = 1.0f / total;
-  for (int64_t j = 0; j < whole; j += F32) F::template write<false>(out + j, exp_below(score<F>(x, j, row) - top) * inverse);
-  if (whole < n) write_rest<F>(out, whole, n, exp_below(score_rest<F>(x, whole, n, row) - top) * inverse);
+  for (int64_t j = 0; j < whole; j += F32) F::template write<false>(out + j, vexp_low(score<F>(x, j, row) - top) * inverse);
+  if (whole < n) write_rest<F>(out, whole, n, vexp_low(score_rest<F>(x, whole, n, row) - top) * inverse);
+}
+
+// Asks for N vectors of the next row, and of the results where they are written through the caches: while exponentials are
+// computed, so that the passes that only read and write need not wait.
+template <class F, int N, bool NT>
+PK_INLINE void fetch(const typename F::T* x, const typename F::T* out) {
+  constexpr int STEP = 64 / sizeof(x[0]);
+#pragma GCC unroll 16
+  for (int j = 0; j < N * F32; j += STEP) {
+    prefetch(x + j);
+    if (!NT) prefetch_write(out + j);
+  }
 }
 
 // A row of exactly N vectors, without a mask, scale > 0.
@@ -171,8 +160,9 @@ PK_INLINE void kept(const typename F::T* x, typename F::T* out, const Row& row) 
   if (top == LOWEST) return empty_row<F>(x, out, N * F32, row);
   const f32v scale = broadcast<f32v>(row.scale), low = broadcast<f32v>(-top);
   f32v sum[2] = {};
+  fetch<F, N, false>(x + N * F32, out + N * F32);
 #pragma GCC unroll 16
-  for (int k = 0; k < N; ++k) v[k] = exp_below(fma(v[k], scale, low)), sum[k & 1] += v[k];
+  for (int k = 0; k < N; ++k) v[k] = vexp_low(fma(v[k], scale, low)), sum[k & 1] += v[k];
   const float inverse = 1.0f / hsum(sum[0] + sum[1]);
 #pragma GCC unroll 16
   for (int k = 0; k < N; ++k) F::template write<false>(out + k * F32, v[k] * inverse);
@@ -189,7 +179,7 @@ PK_VEC f32v first(const typename F::T* x, int64_t j, const Row& row, float* e) {
 }
 template <class F, bool DIRECT>
 PK_VEC f32v second(const typename F::T* x, int64_t j, float* e, f32v scale, f32v low) {
-  const f32v v = exp_below(DIRECT ? fma(F::read(x + j), scale, low) : loadu<f32v>(e + j) + low);
+  const f32v v = vexp_low(DIRECT ? fma(F::read(x + j), scale, low) : loadu<f32v>(e + j) + low);
   storeu(e + j, v);
   return v;
 }
@@ -210,11 +200,12 @@ PK_INLINE void scratched(const typename F::T* x, typename F::T* out, int64_t n, 
   const f32v scale = broadcast<f32v>(row.scale), low = broadcast<f32v>(-top);
   f32v s0{}, s1{}, s2{}, s3{};
   for (int64_t j = 0; j < four; j += 4 * F32) {
+    fetch<F, 4, NT>(x + n + j, out + j);
     s0 += second<F, DIRECT>(x, j, e, scale, low), s1 += second<F, DIRECT>(x, j + F32, e, scale, low);
     s2 += second<F, DIRECT>(x, j + 2 * F32, e, scale, low), s3 += second<F, DIRECT>(x, j + 3 * F32, e, scale, low);
   }
   for (int64_t j = four; j < whole; j += F32) s0 += second<F, DIRECT>(x, j, e, scale, low);
-  rest = exp_below(rest + low);
+  rest = vexp_low(rest + low);
   const float inverse = 1.0f / hsum((s0 + s1) + (s2 + s3) + (whole < n ? rest : f32v{}));
 #pragma GCC unroll 4
   for (int64_t j = 0; j < whole; j += F32) F::template write<NT>(out + j, loadu<f32v>(e + j) * inverse);

@@ -121,22 +121,39 @@ def compiled() -> dict[str, Callable[..., None]]:
                 for d in range(out.shape[1]):
                     out[i, d] = row[d]
 
-    def product_kernel(value, put):
-        @jit
-        def gemv(a, x, y, parts, first, reps):
-            rows, cols = a.shape
-            for turn in range(first, first + reps):
-                part = turn % parts
-                for i in prange(rows * part // parts, rows * (part + 1) // parts):
-                    row = a[i]
-                    for b in range(x.shape[0]):
-                        vector = x[b]
-                        total = value(row[0]) * np.float32(0)
-                        for j in range(cols):
-                            total += value(row[j]) * value(vector[j])
-                        y[b, i] = put(total)
+    @jit
+    def gemv(a, x, y, parts, first, reps):
+        rows, cols = a.shape
+        for turn in range(first, first + reps):
+            part = turn % parts
+            for i in prange(rows * part // parts, rows * (part + 1) // parts):
+                row = a[i]
+                for b in range(x.shape[0]):
+                    vector = x[b]
+                    total = row[0] * np.float32(0)
+                    for j in range(cols):
+                        total += row[j] * vector[j]
+                    y[b, i] = total
 
-        return gemv
+    @njit(fastmath=fast, error_model="numpy")
+    def bf16_dot(weights, x):
+        some = np.float32(0)
+        for j in range(weights.size):
+            some += widened(weights[j]) * x[j]
+        return some
+
+    @jit
+    def gemv_bf16(a, x, y, parts, first, reps):
+        rows = a.shape[0]
+        for turn in range(first, first + reps):
+            part = turn % parts
+            wide = np.empty(x.shape, np.float32)  # x is widened once a pass, not once a row
+            for b in range(x.shape[0]):
+                for j in range(x.shape[1]):
+                    wide[b, j] = widened(x[b, j])
+            for i in prange(rows * part // parts, rows * (part + 1) // parts):
+                for b in range(x.shape[0]):
+                    y[b, i] = narrowed(bf16_dot(a[i], wide[b]))
 
     @njit(fastmath=fast, error_model="numpy")  # a function of its own, or its loop is not made of vectors
     def int8_dot(weights, x):
@@ -188,7 +205,7 @@ def compiled() -> dict[str, Callable[..., None]]:
 
     return {
         "bags": bag_kernel(same), "bags_bf16": bag_kernel(widened), "bags_int8": bags_int8, "gather": gather,
-        "gemv": product_kernel(same, same), "gemv_bf16": product_kernel(widened, narrowed), "gemv_int8": gemv_int8,
+        "gemv": gemv, "gemv_bf16": gemv_bf16, "gemv_int8": gemv_int8,
         "softmax": softmax_kernel(same, same), "softmax_bf16": softmax_kernel(widened, narrowed),
     }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 fp64, fp32 and bf16 hold A, x and y alike. int8 and int4 are weight-only: signed weights in groups of 128 columns with
 one fp32 scale each, x and y in fp32. Bytes: A, scales, x and y once each; the vectors of a batch share one reading of
-A. FLOPs: two per weight and vector; unpacking and scaling are not counted.
+A. FLOPs: two per weight and vector; unpacking and scaling are not counted, nor that a kernel may take x in three digits
+and so do each product three times in bytes (csrc/cpu/gemv_digits.h): its roof is a third of that arithmetic's peak.
 """
 
 from __future__ import annotations

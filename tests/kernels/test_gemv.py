@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_case import implementations, levels, machine, wrong
+from native_case import implementations, levels, machine, session, wrong
 
 from pykernels.errors import UsageError
 from pykernels.kernels.gemv import FAMILY, Gemv
@@ -29,6 +30,33 @@ def test_products_agree_with_float64(
     problem = Gemv(dtype=dtype, rows=rows, cols=cols, batch=batch, parts=parts)
     chosen = data.draw(st.sampled_from(list(implementations(problem, isa))))
     assert wrong(problem, chosen, data.draw(st.sampled_from([1, 2]))) is None
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_digits_hold_each_group_s_own_range(dtype: str) -> None:
+    """x in 24 bits by groups of 128: a large group takes no digits from a small one, and an infinity shows as NaN."""
+    problem = Gemv(dtype=dtype, rows=6, cols=386, batch=3)
+    found = [i for isa in levels() for i in implementations(problem, isa) if i.variant == "digits"]
+    if not found:
+        pytest.skip("this CPU has no dot product of bytes in one instruction")
+    runner = session(1).prepare(problem, found[-1])
+    inputs = runner.inputs()
+    inputs["x"][:, :128] *= 1e-20
+    inputs["x"][:, 128:256] *= -1e20
+    inputs["x"][1] = 0
+    weights = problem.weights(inputs)
+    for factor in (1.0, 0.0):
+        inputs["x"][:, 128:256] *= np.float32(factor)
+        runner.run(1)
+        x = inputs["x"].astype(np.float64)
+        tops = np.repeat(np.maximum.reduceat(np.abs(x), [0, 128, 256, 384], axis=1), [128, 128, 128, 2], axis=1)
+        bound = 2.0**-22 * tops @ np.abs(weights).T + 1e-6 * np.abs(x @ weights.T)
+        assert (np.abs(runner.outputs()["y"] - x @ weights.T) <= bound).all()
+    inputs["x"][2, 200] = np.inf
+    runner.run(1)
+    assert np.isnan(runner.outputs()["y"][2]).all()
+    assert np.isfinite(runner.outputs()["y"][:2]).all()
+    runner.close()
 
 
 @pytest.mark.parametrize(

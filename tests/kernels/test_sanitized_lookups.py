@@ -15,8 +15,8 @@ from pykernels.machine.cpu import read_machine
 from pykernels.model import Problem
 
 FILES = ("embedding", "gemv", "softmax")
-#: the narrowest and the widest vectors
-MARCHES = {"x86-64-v2": "x86_64_v2", "x86-64-v4": "x86_64_v4"}
+#: the narrowest vectors, and the widest with dot products (as -march names a CPU that has them)
+MARCHES = {"x86-64-v2": "x86_64_v2", "cooperlake": "x86_64_v4_bf16"}
 
 
 class BeyondBag(EmbeddingBag, frozen=True, kw_only=True):
