@@ -70,14 +70,14 @@ struct Bf16 {
   using X = uint16_t;
   static constexpr int PER = 1;
   static constexpr bool SPLIT = false;
-  PK_INLINE static void read(const char* p, V* w) { w[0] = (V)loadu<i32v>(reinterpret_cast<const int32_t*>(p)); }
+  PK_INLINE static void read(const char* p, V* w) { w[0] = (V)loadu<vec<uint16_t>>(reinterpret_cast<const uint16_t*>(p)); }
   PK_INLINE static V mac(V sum, V w, V x) { return dot_bf16(sum, (i32v)w, (i32v)x); }
 #else
   using X = float;
   static constexpr int PER = 2;
   static constexpr bool SPLIT = true;
   PK_INLINE static void read(const char* p, V* w) {
-    const u32v pairs = loadu<u32v>(reinterpret_cast<const uint32_t*>(p));
+    const u32v pairs = (u32v)loadu<vec<uint16_t>>(reinterpret_cast<const uint16_t*>(p));
     w[0] = (V)(pairs << 16), w[1] = (V)(pairs & 0xFFFF0000u);
   }
   PK_INLINE static V mac(V sum, V w, V x) { return fma(w, x, sum); }

@@ -27,7 +27,7 @@ static constexpr int DOTS = GROUP / PK_VECTOR_BYTES;  // vectors of bytes that a
 static constexpr int ROWS = 4;                        // of a block
 static constexpr int PLACES = 2 + 3 * DOTS;           // vectors of a group in scratch
 
-PK_VEC i32v bytes_at(const void* p) { return loadu<i32v>(static_cast<const int32_t*>(p)); }
+PK_VEC i32v bytes_at(const void* p) { return (i32v)loadu<vec<int8_t>>(static_cast<const int8_t*>(p)); }
 template <int From, class V, int... I>
 PK_VEC V every_other(V a, V b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (From + 2 * I)...);
