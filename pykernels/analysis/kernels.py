@@ -15,7 +15,7 @@ import msgspec
 
 from pykernels.analysis.common import CaseSummary, campaign, domain, level_rank, root
 from pykernels.analysis.impossible import exceeding, excess
-from pykernels.analysis.points import Point, flop_rate
+from pykernels.analysis.points import Point, flop_rate, told_apart
 from pykernels.analysis.roofline import Roofline
 from pykernels.analysis.roofline import analyse as analyse_roofline
 from pykernels.analysis.terms import ARITHMETIC, LOOKUPS, Term, centre, seconds_by_launch
@@ -229,19 +229,22 @@ def _peer_ratios(kernels: Iterable[CaseSummary]) -> dict[str, tuple[float, str, 
 # ------------------------------------------------------------------------------------------------------------- picture
 
 
-def _under_roofline(runs: Sequence[Run], points: Iterable[KernelPoint], details: dict[str, Timed]) -> Roofline:
+def _under_roofline(runs: Sequence[Run], points: Sequence[KernelPoint], details: dict[str, Timed]) -> Roofline:
     """The roofline of the runs with the best implementation of each kernel as a named point."""
     roofline = analyse_roofline(runs)
     records = {record.case_id: record for run in runs for record in run.records}
+    shown = [point.case_id for point in points if details[point.case_id].best and point.gflops]
+    names = told_apart([records[case_id] for case_id in shown], best=True)
     drawn = []
     for point in points:
-        if not details[point.case_id].best or not point.gflops:
+        if point.case_id not in names:
             continue
         record = records[point.case_id]
+        name = f"{record.kernel} {record.dtype}{names[point.case_id].removeprefix(record.kernel)}"
         dtype = ARITHMETIC.get(point.dtype, point.dtype)
         spread = point.high / point.share if point.share and math.isfinite(point.high) else 1.0
         drawn.append(Point(
-            case_id=point.case_id, name=_short(record), device=root(record.device), domain=domain(record), dtype=dtype,
+            case_id=point.case_id, name=name, device=root(record.device), domain=domain(record), dtype=dtype,
             threads=point.threads, isa=point.isa, intensity=point.intensity, value=point.gflops,
             low=point.gflops / spread, high=point.gflops * spread, unit="GFLOP/s",
             roof=details[point.case_id].terms[0].name if details[point.case_id].terms else "", share=point.share,
@@ -249,10 +252,3 @@ def _under_roofline(runs: Sequence[Run], points: Iterable[KernelPoint], details:
         ))  # fmt: skip
     roofline.detail.points = drawn
     return roofline
-
-
-def _short(record: Record) -> str:
-    """A kernel's name with the parameters that tell it from its like."""
-    told = [record.params[key] for key in ("workload", "level", "table", "size") if key in record.params]
-    told += [f"{key} {record.params[key]}" for key in ("dim", "pooling", "batch", "width") if key in record.params]
-    return " ".join([record.kernel, record.dtype, *told])

@@ -77,12 +77,13 @@ def points_of(
     return points, unplaced
 
 
-def told_apart(records: Iterable[Record]) -> dict[str, str]:
-    """Short names by case id: the kernel, and what tells it from the others of its kind: parameters, backend, variant.
-    Device, threads and dtype are left to the reader of the name, who shows them anyway."""
+def told_apart(records: Iterable[Record], *, best: bool = False) -> dict[str, str]:
+    """Short names by case id: the kernel, and what tells it from the others of its kind: parameters, backend, variant
+    (not those two where the records are each the best of their kind). Device, threads and dtype are left to the reader
+    of the name, who shows them anyway."""
     kinds: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for record in records:
-        what = dict(record.params) | {"backend": record.backend, "variant": record.variant}
+        what = dict(record.params) | ({} if best else {"backend": record.backend, "variant": record.variant})
         kinds.setdefault(record.kernel, []).append((record.case_id, what))
     names: dict[str, str] = {}
     for kernel, cases in kinds.items():

@@ -67,7 +67,8 @@ def _bounds(low: float, high: float) -> str:
 
 
 def _what(point: KernelPoint) -> str:
-    return point.case_id.partition("[")[2].partition("]")[0]
+    """The parameters of its id, parted so that a narrow column breaks between them."""
+    return point.case_id.partition("[")[2].partition("]")[0].replace(",", " ")
 
 
 def _times(points: list[KernelPoint], details: dict[str, Timed], width: int) -> str:
