@@ -9,7 +9,7 @@ from textwrap import fill
 
 from pykernels.units import format_value
 
-_WORD = 16  #: longer words are ids and paths
+_WORD = 18  #: longer words are ids and paths
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, *, right: Iterable[int] = ()) -> str:
