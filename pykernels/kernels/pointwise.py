@@ -68,6 +68,10 @@ class Pointwise(Problem, frozen=True, kw_only=True):
             by_operand={"in": moved - size, "out": size},
         )  # fmt: skip
 
+    def about(self) -> dict[str, Any]:
+        """Exponentials of a call: what the exp roof bounds."""
+        return {} if self.op == "residual_add" else {"exponentials": self.n / self.parts}
+
     def figure(self) -> Figure:
         """GB/s."""
         return Figure(kind="bandwidth", unit="GB/s", amount=self.traffic().requested, op=self.op)

@@ -197,7 +197,7 @@ def test_text_and_pictures(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert math.isfinite(answer.points[0].high)
     pictures = report.draw(answer, tmp_path / "x.svg")
     assert [picture.name for picture in pictures] == ["x.svg", "x-time.svg"]
-    assert "embedding_bag fp32 DRAM dim 64" in pictures[0].read_text()
+    assert "embedding_bag fp32: " in pictures[0].read_text()  # the only one of its kind
 
 
 def test_what_a_level_buys_is_printed() -> None:
