@@ -70,7 +70,7 @@ case "$*" in
     {
       echo '#!/bin/bash'
       echo '[ "$1" = run ] && set -- "$@" --simulate NOISE --launches 2'
-      echo 'exec REAL -m pykernels "$@"'
+      echo 'exec REAL -P -m pykernels "$@"'
     } >"$folder/bin/pykernels"
     chmod +x "$folder/bin/pykernels" ;;
   *"-m pip"* | *why_none*) ;;
