@@ -36,27 +36,44 @@ struct Model {
   int64_t outputs(Matrix m) const { return m == QKV ? wide : m == UP ? ffn : hidden; }
   int64_t inputs(Matrix m) const { return m == DOWN ? ffn : hidden; }
 
-  // One token: every weight is read once and used once, so the rows are read as they stand in memory, some lines ahead asked
-  // for; panels would copy what is never used again.
+  // One token: every weight is read once and used once, so the rows are read as they stand in memory; panels would copy what
+  // is never used again. Rows are taken from RUNS far places at a time: one stream does not fill the memory's queues, and
+  // rows beside each other are too near for the prefetchers to tell apart.
+  static constexpr int RUNS = 4;
+  static constexpr int64_t TURN = 2 * F32, AHEAD = 1024, LINE = 64;
+  static constexpr int64_t AHEAD_KEYS = 16;  // rows of the cache, pieces of a head's size far apart
+  template <int R>
+  PK_INLINE static void rows_of_one(const E* x, const E* w, int64_t apart, int64_t n, float* sums) {
+    f32v s[R][2] = {};
+    int64_t j = 0;
+    for (; j + TURN <= n; j += TURN) {
+      for (int64_t line = 0; line < TURN * int64_t(sizeof(E)); line += LINE)
+        each<R>([&](auto r) __attribute__((always_inline)) {
+          const uintptr_t at = reinterpret_cast<uintptr_t>(w + r * apart + j);  // an integer: it may pass the array's end
+          __builtin_prefetch(reinterpret_cast<const void*>(at + uintptr_t(AHEAD + line)), 0, 2);
+        });
+      const f32v x0 = K::load_c(x + j), x1 = K::load_c(x + j + F32);
+      each<R>([&](auto r) __attribute__((always_inline)) {
+        s[r][0] = fma(K::load_c(w + r * apart + j), x0, s[r][0]);
+        s[r][1] = fma(K::load_c(w + r * apart + j + F32), x1, s[r][1]);
+      });
+    }
+    each<R>([&](auto r) __attribute__((always_inline)) { sums[r] = hsum(s[r][0] + s[r][1]); });
+    for (; j < n; ++j)
+      for (int r = 0; r < R; ++r) sums[r] += K::get_c(w + r * apart + j) * K::get_c(x + j);
+  }
   void one_token(const E* x, const E* w, const E* b, E* y, int64_t outputs, int64_t inputs) const {
-    constexpr int64_t STEP = 4 * F32, AHEAD = 4096, LINE = 64;
     int64_t lo, hi;
     pk_share(outputs, 1, t->tid, t->threads, &lo, &hi);
-    for (int64_t i = lo; i < hi; ++i) {
-      const E* row = w + i * inputs;
-      f32v s0{}, s1{}, s2{}, s3{};
-      int64_t j = 0;
-      for (; j + STEP <= inputs; j += STEP) {
-        const char* ahead = reinterpret_cast<const char*>(row + j) + AHEAD;
-        for (int64_t line = 0; line < STEP * int64_t(sizeof(E)); line += LINE) prefetch(ahead + line);
-        s0 = fma(K::load_c(row + j), K::load_c(x + j), s0);
-        s1 = fma(K::load_c(row + j + F32), K::load_c(x + j + F32), s1);
-        s2 = fma(K::load_c(row + j + 2 * F32), K::load_c(x + j + 2 * F32), s2);
-        s3 = fma(K::load_c(row + j + 3 * F32), K::load_c(x + j + 3 * F32), s3);
-      }
-      float sum = hsum((s0 + s1) + (s2 + s3));
-      for (; j < inputs; ++j) sum += K::get_c(row + j) * K::get_c(x + j);
-      K::put_c(y + i, sum + K::get_c(b + i));
+    const int64_t run = (hi - lo) / RUNS, rest = lo + RUNS * run;
+    float sums[RUNS];
+    for (int64_t i = lo; i < lo + run; ++i) {
+      rows_of_one<RUNS>(x, w + i * inputs, run * inputs, inputs, sums);
+      for (int r = 0; r < RUNS; ++r) K::put_c(y + i + r * run, sums[r] + K::get_c(b + i + r * run));
+    }
+    for (int64_t i = rest; i < hi; ++i) {
+      rows_of_one<1>(x, w + i * inputs, 0, inputs, sums);
+      K::put_c(y + i, sums[0] + K::get_c(b + i));
     }
   }
   void matrix(Matrix m, int64_t layer, const void* x, const void* w, const void* b, void* y) const {
@@ -98,7 +115,7 @@ struct Model {
         memcpy(v + (context - 1) * kv, x + first * wide + hidden + kv + head * size, size_t(size) * sizeof(E));
         h.k = k, h.v = v, h.k_row = h.v_row = kv;
         float max[SPLIT_ROWS], sum[SPLIT_ROWS], out[SPLIT_ROWS * 256];
-        stream_keys<K>(h, r0, r1, 0, context, 0, max, sum, out);
+        stream_keys<K>(h, r0, r1, 0, context, AHEAD_KEYS, max, sum, out);
         for (int64_t r = r0; r < r1; ++r) put_row(h, r, out + (r - r0) * size, sum[r - r0]);
       } else {
         h.k = x + first * wide + hidden + head * size, h.v = h.k + kv, h.k_row = h.v_row = wide;
