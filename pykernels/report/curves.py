@@ -11,6 +11,7 @@ from pykernels.analysis.hierarchy import Curve, Level
 from pykernels.analysis.roofline import Roof, Roofline
 from pykernels.report.plot import DASHES, INK, MARKERS, SERIES, halo, new_figure, plain_ticks, save, size_ticks
 from pykernels.report.table import value_and_interval
+from pykernels.units import format_size
 
 _MOST_PANELS = 4
 _TITLES = {"bandwidth": "bandwidth", "latency": "latency of a dependent load"}
@@ -107,6 +108,7 @@ def scaling(roofline: Roofline) -> dict[tuple[str, str], list[Roof]]:
             name = f"{first.dtype if first.kind == 'compute' else first.level} {first.op}"
             alike = {roof.dtype for roof in roofline.roofs if (roof.kind, roof.level) == (first.kind, first.level)}
             name += f" {first.dtype}" if len(alike) > 1 and first.kind != "compute" else ""
+            name += f" {format_size(first.row_bytes)} rows" if first.row_bytes else ""
             isas = {roof.isa for roof in roofline.roofs if roof.kind == first.kind}
             found[f"{name} {first.isa}" if len(isas) > 1 else name, first.unit] = sorted(group, key=lambda r: r.threads)
     return dict(sorted(found.items(), key=lambda item: (item[0][1], level_rank(item[1][0].level), item[0][0])))

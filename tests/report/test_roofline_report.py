@@ -18,7 +18,7 @@ from pykernels.analysis.common import Limit
 from pykernels.analysis.roofline import Roofline, analyse
 from pykernels.errors import UsageError
 from pykernels.model import Crashed, Skipped
-from pykernels.report import figure, plot
+from pykernels.report import curves, figure, plot
 from pykernels.report.roofline import draw, text
 from pykernels.report.table import percent, value_and_interval
 
@@ -246,3 +246,15 @@ def test_a_suffix_that_is_no_picture(answer: Roofline, tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written(answer: Roofline) -> None:
     with pytest.raises(UsageError, match="/proc/roof"):
         draw(answer, Path("/proc/roof.png"))
+
+
+def test_row_widths_scale_apart() -> None:
+    def gather(row_bytes: int, threads: int, truth: float) -> Spec:
+        more = {"params": {"op": "gather", "level": "DRAM", "row_bytes": str(row_bytes)}}
+        return bandwidth("DRAM", truth, op="gather", threads=threads, **more)
+
+    specs = [gather(size, threads, 8.0 * threads) for size in (64, 256) for threads in (1, 2, 4)]
+    assert {name for name, _ in curves.scaling(analyse([synthetic.run(specs)]))} == {
+        "DRAM gather 64 B rows",
+        "DRAM gather 256 B rows",
+    }
