@@ -56,8 +56,9 @@ def width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def select_records(runs: list[Any], pattern: str) -> None:
-    """Keep in each run only the records that -k selects. Raises UsageError where none is left."""
+def select_records(runs: list[Any], pattern: str, *, ceilings: bool = False) -> None:
+    """Keep in each run only the records that -k selects; with `ceilings` those too that others are held against. Raises
+    UsageError where none is selected."""
     from pykernels import patterns
 
     if not pattern:
@@ -67,18 +68,20 @@ def select_records(runs: list[Any], pattern: str) -> None:
     if not chosen:
         raise UsageError(f'-k "{pattern}" selects none of the {len(ids)} cases of the run')
     for run in runs:
-        run.records = [record for record in run.records if record.case_id in chosen]
+        run.records = [
+            record for record in run.records if record.case_id in chosen or (ceilings and record.figure.ceiling)
+        ]
 
 
-def load_runs(paths: tuple[Path, ...], pattern: str = "") -> list[Any]:
-    """Run files with their warnings said aloud, filtered by -k."""
+def load_runs(paths: tuple[Path, ...], pattern: str = "", *, ceilings: bool = False) -> list[Any]:
+    """Run files with their warnings said aloud, filtered by -k; see `select_records`."""
     from pykernels.store import load_run
 
     runs = [load_run(path) for path in paths]
     for run in runs:
         for warning in run.warnings:
             click.echo(f"warning: {warning}", err=True)
-    select_records(runs, pattern)
+    select_records(runs, pattern, ceilings=ceilings)
     return runs
 
 

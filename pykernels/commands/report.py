@@ -19,7 +19,7 @@ def report(runs: tuple[Path, ...], output: Path | None, pattern: str, as_json: b
     """One HTML page of RUN, whole by itself: roofs, kernels, the wall, pictures, and how it was measured."""
     from pykernels.report import page
 
-    loaded = load_runs(runs, pattern)
+    loaded = load_runs(runs, pattern, ceilings=True)
     parts = [*page.sections(loaded), *_wall(loaded)]
     if as_json:
         print_json({part.title.lower(): part.text for part in parts})

@@ -101,3 +101,13 @@ def test_the_page_stands_alone(cli: Cli, tmp_path: Path) -> None:
     assert "The memory wall" not in text  # the run holds no kernel
     shown = json.loads(cli("report", RUN, "--json").stdout)
     assert shown["roofs"] in text
+
+
+def test_kernels_chosen_for_the_page_keep_their_roofs(cli: Cli) -> None:
+    star = RUN.with_name("epyc-zen4-recsys.jsonl")
+    result = cli("report", star, "-k", "workload=WnD", "--json")
+    assert result.returncode == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert "DRAM load" in shown["roofs"]
+    assert "workload=WnD" in shown["kernels"]
+    assert "workload=RM1" not in shown["kernels"]
