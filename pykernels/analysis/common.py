@@ -23,7 +23,7 @@ from pykernels.measure.stats import (
 )
 from pykernels.model import ISA_LEVELS, Crashed, Disturbed, Machine, Measured, Record, Skipped, Wrong
 from pykernels.store import Run
-from pykernels.units import higher_is_better
+from pykernels.units import higher_is_better, parse_size
 
 LEVEL_ORDER = ("shared", "L1", "L2", "L3", "L4", "DRAM")
 _RUN = 100_000  #: launches of run i are numbered from i times this
@@ -190,6 +190,12 @@ def capacities(record: Record, machine: Machine) -> dict[str, int]:
         if team.intersection(cache.cpus):
             found[cache.level] = found.get(cache.level, 0) + cache.bytes
     return found
+
+
+def row_bytes(record: Record) -> int:
+    """Bytes of a gathered row; 0 for what gathers none."""
+    text = record.params.get("row_bytes") or record.params.get("row") or "0 B"
+    return int(text) if text.isdecimal() else parse_size(text)
 
 
 def level_of(record: Record, machine: Machine) -> str:

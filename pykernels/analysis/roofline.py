@@ -24,13 +24,13 @@ from pykernels.analysis.common import (
     level_rank,
     limit_of,
     root,
+    row_bytes,
 )
 from pykernels.analysis.impossible import exceeding, isa_tests, kernel_tests, level_tests, limit_tests
 from pykernels.analysis.monitor import steps, variance_note, warm_up_note
 from pykernels.analysis.points import NotDrawn, Point, peaks, points_of
 from pykernels.model import Machine, Record
 from pykernels.store import Run, collector_off
-from pykernels.units import parse_size
 
 SCHEMA = 1
 _DRAM_FACTOR = 3.9  #: working sets of DRAM roofs are 4 LLC; rounding to whole rows may take a little off
@@ -205,17 +205,12 @@ def _roof(case: CaseSummary, machine: Machine) -> Roof:
     return Roof(
         device=root(record.device), domain=domain(record), kind=record.figure.kind, level=record.figure.level,
         op=record.figure.op, dtype=record.dtype, threads=record.threads, isa=record.isa, pages=record.pages,
-        working_set=record.working_set, row_bytes=_row_bytes(record), value=interval.value, low=interval.low,
+        working_set=record.working_set, row_bytes=row_bytes(record), value=interval.value, low=interval.low,
         high=interval.high, best=interval.best, launches=interval.launches,
         interval="within-process" if interval.launches == 1 else interval.method, scope=interval.scope,
         unit=record.figure.unit, regimes=list(case.estimate.regimes),
         flags=[*case.flags, *(["mixture"] if mixed else [])],
     )  # fmt: skip
-
-
-def _row_bytes(record: Record) -> int:
-    text = record.params.get("row_bytes") or record.params.get("row") or "0 B"
-    return int(text) if text.isdecimal() else parse_size(text)
 
 
 def is_mixture(record: Record, machine: Machine) -> bool:
@@ -287,7 +282,7 @@ def _bandwidths(peak: Record, ceilings: Iterable[CaseSummary]) -> list[CaseSumma
 
     for case in ceilings:
         record = case.first
-        if _row_bytes(record):  # random rows: a roof of lookups, not of streams
+        if row_bytes(record):  # random rows: a roof of lookups, not of streams
             continue
         if record.figure.kind != "bandwidth" or (domain(record), record.threads) != (domain(peak), peak.threads):
             continue

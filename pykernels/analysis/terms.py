@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from pykernels.analysis.common import CaseSummary, capacities, domain, isa_rank, level_of, level_rank
+from pykernels.analysis.common import CaseSummary, capacities, domain, isa_rank, level_of, level_rank, row_bytes
 from pykernels.analysis.crossover.cells import workload_of
 from pykernels.analysis.points import flop_rate, peaks
 from pykernels.errors import UsageError
@@ -68,22 +68,17 @@ def _op_of(record: Record) -> str:
 
 
 def _bandwidth(
-    mine: Iterable[CaseSummary], level: str, op: str, record: Record, row_bytes: float = 0.0
+    mine: Iterable[CaseSummary], level: str, op: str, record: Record, row: float = 0.0
 ) -> CaseSummary | None:
     """The bandwidth ceiling of a level and operation: of the nearest row size (gather), reachable by the kernel's ISA,
     of its dtype where that was measured, the fastest."""
     able = [c for c in mine if c.first.figure.kind == "bandwidth" and c.first.figure.level == level]
     able = [c for c in able if c.first.figure.op == op and _reachable(c.first, record)]
-    if row_bytes and able:
-        nearest = min(abs(math.log(_row_bytes(c.first) / row_bytes)) for c in able if _row_bytes(c.first))
-        able = [c for c in able if abs(math.log(_row_bytes(c.first) / row_bytes)) <= nearest + 1e-9]
+    if row and able:
+        nearest = min(abs(math.log(row_bytes(c.first) / row)) for c in able if row_bytes(c.first))
+        able = [c for c in able if abs(math.log(row_bytes(c.first) / row)) <= nearest + 1e-9]
     same = [c for c in able if c.first.dtype == record.dtype]
     return _fastest(same or able)
-
-
-def _row_bytes(record: Record) -> float:
-    text = record.params.get("row_bytes", "0")
-    return float(text) if text.replace(".", "", 1).isdigit() else 0.0
 
 
 def _reachable(roof: Record, kernel: Record) -> bool:
@@ -118,8 +113,8 @@ def _term(roof: CaseSummary | None, amount: float) -> Term | None:
 
 def _name(record: Record) -> str:
     parts = [record.figure.level, record.figure.op or record.kernel, "" if record.figure.level else record.dtype]
-    if _row_bytes(record):
-        parts.append(f"{_row_bytes(record):g} B rows")
+    if row_bytes(record):
+        parts.append(f"{row_bytes(record)} B rows")
     return " ".join(part for part in parts if part)
 
 
@@ -176,14 +171,14 @@ def _row_rate(
 ) -> tuple[CaseSummary | None, float]:
     """The gather ceiling with most rows a second at a level, and the lookups in its unit."""
     able = [c for c in mine if c.first.figure.level == level and c.first.kernel == "gather"]
-    able = [c for c in able if _row_bytes(c.first) and _reachable(c.first, record)]
+    able = [c for c in able if row_bytes(c.first) and _reachable(c.first, record)]
     roof = min(able, key=lambda c: centre(seconds_by_launch(c)) / _rows_of(c.first), default=None)
     return roof, lookups if roof is None else lookups * roof.first.figure.amount / _rows_of(roof.first)
 
 
 def _rows_of(record: Record) -> float:
     """Rows a call of a gather ceiling looks up."""
-    return record.figure.amount / (_row_bytes(record) if record.figure.kind == "bandwidth" else 1.0)
+    return record.figure.amount / (row_bytes(record) if record.figure.kind == "bandwidth" else 1.0)
 
 
 def _mixed(parts: Sequence[tuple[CaseSummary | None, float]]) -> Term | None:
