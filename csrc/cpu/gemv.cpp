@@ -6,7 +6,8 @@
 // Variants, in rising order of refinement
 //   plain    one row and one vector at a time
 //   blocked  four rows at a time, and up to four vectors for each time these are read; fp32 and fp64 pairs for one vector
-//   ahead    blocked, with the next four rows asked for into the L2, spread over the vectors: memory and arithmetic overlap
+//   ahead    blocked, the four rows a quarter of the share apart and asked for into the L2 before their turn, for memory: one stream
+//            does not fill its queues, and the prefetchers cannot tell rows beside each other apart
 //   digits   int8 and int4 where a CPU has dot products of bytes: x in three digits (gemv_digits.h), with the next rows asked for
 //
 // bf16 uses the CPU's dot product of pairs where there is one; elsewhere pairs are split into even and odd columns, for which
@@ -160,24 +161,28 @@ static void order(const Product& p) {
 
 // ------------------------------------------------------------------------------------------------------------- blocks
 
-// Asks, once a line of columns, for PF lines of the PF rows that begin at `ahead`, in the order in which they lie in memory.
+static constexpr int64_t AHEAD_BYTES = 1024;  // within rows that one block of vectors reads
+
+// Asks, once a line of columns, for a line each of the PF rows from `ahead` on: an integer, since it may pass the array's end.
 template <class F, int PF>
-PK_INLINE void ask(const char* ahead, int64_t j) {
+PK_INLINE void ask(uintptr_t ahead, int64_t stride, int64_t j) {
   if (PF == 0 || (F::bytes(F::STEP) % 64 && F::bytes(j) % 64)) return;
 #pragma GCC unroll 4
-  for (int r = 0; r < PF; ++r) __builtin_prefetch(ahead + PF * F::bytes(j) + 64 * r, 0, 2);
+  for (int r = 0; r < PF; ++r)
+    for (int64_t line = 0; line < F::bytes(F::STEP); line += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + uintptr_t(r * stride + F::bytes(j) + line)), 0, 2);
 }
 
 // sum[r][b] += columns [from, to) of R rows times B vectors.
 template <class F, int R, int B, int PF>
-PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, const char* ahead, int64_t from, int64_t to,
+PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, uintptr_t ahead, int64_t from, int64_t to,
                      typename F::V (&sum)[R][B]) {
   using V = typename F::V;
   using X = typename F::X;
   constexpr int W = sizeof(V) / sizeof(X);
 #pragma GCC unroll 2
   for (int64_t j = from; j < to; j += F::STEP) {
-    ask<F, PF>(ahead, j);
+    ask<F, PF>(ahead, stride, j);
     V w[R][F::PER];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) F::read(a + r * stride + F::bytes(j), w[r]);
@@ -204,32 +209,33 @@ PK_INLINE void finish(const Product& p, int64_t i, int64_t b, decltype(F::one(nu
   F::put(p.y, b * p.rows + i, total);
 }
 
-// Rows i.. by vectors b0..; asks for PF rows from `ahead` on.
+// Rows i, i + apart.. by vectors b0..; asks for PF rows from `ahead` on.
 template <class F, int R, int B, int PF>
-static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t b0, const char* ahead) {
+static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t apart, int64_t b0, uintptr_t ahead) {
   using V = typename F::V;
   const char* a = p.a + i * p.row_bytes;
   const char* x = p.ordered + b0 * p.ordered_bytes;
+  const int64_t stride = apart * p.row_bytes;
   V sum[R][B] = {};
   if constexpr (F::GROUPED) {
     for (int64_t g = 0; g * GROUP < p.whole; ++g) {
       V part[R][B] = {};
       const int64_t end = (g + 1) * GROUP < p.whole ? (g + 1) * GROUP : p.whole;
-      steps<F, R, B, PF>(a, p.row_bytes, x, p.ordered_bytes, ahead, g * GROUP, end, part);
+      steps<F, R, B, PF>(a, stride, x, p.ordered_bytes, ahead, g * GROUP, end, part);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const V scale = broadcast<V>(p.scales[(i + r) * p.groups + g]);
+        const V scale = broadcast<V>(p.scales[(i + r * apart) * p.groups + g]);
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) sum[r][b] = fma(part[r][b], scale, sum[r][b]);
       }
     }
   } else {
-    steps<F, R, B, PF>(a, p.row_bytes, x, p.ordered_bytes, ahead, 0, p.whole, sum);
+    steps<F, R, B, PF>(a, stride, x, p.ordered_bytes, ahead, 0, p.whole, sum);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) finish<F>(p, i + r, b0 + b, hsum(sum[r][b]));
+    for (int b = 0; b < B; ++b) finish<F>(p, i + r * apart, b0 + b, hsum(sum[r][b]));
   }
 }
 
@@ -267,44 +273,48 @@ struct Blocks {
     if constexpr (PAIRS) pairs<F>(p, lo, hi, b);
   }
   template <int R, int B, int PF>
-  static void run(const Product& p, int64_t i, int64_t b, const char* ahead) { block<F, R, B, PF>(p, i, b, ahead); }
+  static void run(const Product& p, int64_t i, int64_t apart, int64_t b, uintptr_t ahead) {
+    block<F, R, B, PF>(p, i, apart, b, ahead);
+  }
 };
 
-// Rows [lo, hi), four at a time and the rest one by one, up to four vectors each time. The rows of the next turn are asked
-// for by the turn's blocks in equal parts.
+// Rows [lo, hi), four at a time and the rest one by one, up to four vectors each time. With AHEAD the four are a quarter of
+// the rows apart: one block of vectors asks for them a little ahead, several ask for the next turn's rows in equal parts.
 template <class K, bool AHEAD>
 PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
+  const int64_t blocks = (p.batch + 3) / 4, fours = (hi - lo) / 4;
+  const int64_t apart = AHEAD ? fours : 1, rest = lo + 4 * fours;
   int64_t i = lo;
-  const int64_t blocks = (p.batch + 3) / 4;
   if (!AHEAD && K::PAIRS && p.batch == 1) i += (hi - lo) / 2 * 2, K::by_pairs(p, lo, i, 0);
-  for (; i + 4 <= hi; i += 4) {
-    const char* next = p.a + (i + 4) * p.row_bytes;
+  for (const int64_t end = AHEAD ? lo + fours : rest; i < end; i += AHEAD ? 1 : 4) {
+    const uintptr_t here = reinterpret_cast<uintptr_t>(p.a + i * p.row_bytes);
+    const uintptr_t soon = here + AHEAD_BYTES, next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
     int64_t b = 0;
     if (!AHEAD || blocks > 4) {
       for (; b + 4 <= p.batch; b += 4) {
-        if (AHEAD && b < 16) K::template run<4, 4, 1>(p, i, b, next + b / 4 * p.row_bytes);
-        else K::template run<4, 4, 0>(p, i, b, next);
+        if (AHEAD && b < 16) K::template run<4, 4, 1>(p, i, apart, b, next + uintptr_t(b / 4) * stride);
+        else K::template run<4, 4, 0>(p, i, apart, b, next);
       }
     } else if (blocks == 1) {
-      if (p.batch == 4) K::template run<4, 4, 4>(p, i, 0, next), b = 4;
-      else if (p.batch >= 2) K::template run<4, 2, 4>(p, i, 0, next), b = 2;
-      else K::template run<4, 1, 4>(p, i, 0, next), b = 1;
+      if (p.batch == 4) K::template run<4, 4, 4>(p, i, apart, 0, soon), b = 4;
+      else if (p.batch >= 2) K::template run<4, 2, 4>(p, i, apart, 0, soon), b = 2;
+      else K::template run<4, 1, 4>(p, i, apart, 0, soon), b = 1;
     } else {
       for (; b + 4 <= p.batch; b += 4) {
-        if (blocks == 2 || b == 0) K::template run<4, 4, 2>(p, i, b, next + (b ? 2 : 0) * p.row_bytes);
-        else K::template run<4, 4, 1>(p, i, b, next + (b / 4 + 1 < 4 ? b / 4 + 1 : 3) * p.row_bytes);
+        if (blocks == 2 || b == 0) K::template run<4, 4, 2>(p, i, apart, b, next + (b ? 2 : 0) * stride);
+        else K::template run<4, 4, 1>(p, i, apart, b, next + uintptr_t(b / 4 + 1 < 4 ? b / 4 + 1 : 3) * stride);
       }
     }
-    for (; b + 2 <= p.batch; b += 2) K::template run<4, 2, 0>(p, i, b, next);
-    for (; b < p.batch; ++b) K::template run<4, 1, 0>(p, i, b, next);
+    for (; b + 2 <= p.batch; b += 2) K::template run<4, 2, 0>(p, i, apart, b, next);
+    for (; b < p.batch; ++b) K::template run<4, 1, 0>(p, i, apart, b, next);
   }
-  for (; i < hi; ++i)
-    for (int64_t b = 0; b < p.batch; ++b) K::template run<1, 1, 0>(p, i, b, nullptr);
+  for (i = i > rest ? i : rest; i < hi; ++i)
+    for (int64_t b = 0; b < p.batch; ++b) K::template run<1, 1, 0>(p, i, 1, b, 0);
 }
 template <class F>
 PK_INLINE void one_by_one(const Product& p, int64_t lo, int64_t hi) {
   for (int64_t i = lo; i < hi; ++i)
-    for (int64_t b = 0; b < p.batch; ++b) block<F, 1, 1, 0>(p, i, b, nullptr);
+    for (int64_t b = 0; b < p.batch; ++b) block<F, 1, 1, 0>(p, i, 1, b, 0);
 }
 
 // ------------------------------------------------------------------------------------------------------------- all rows

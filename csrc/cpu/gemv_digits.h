@@ -133,13 +133,13 @@ static void all_digits(const Operands& p) {
 
 // ------------------------------------------------------------------------------------------------------------- products
 
-// The factors of R rows and B vectors, a line for each pair.
+// The factors of R rows, i, i + apart.., and B vectors, a line for each pair.
 template <int R, int B>
-PK_INLINE void factors_of(const Operands& p, int64_t i, int64_t b0) {
+PK_INLINE void factors_of(const Operands& p, int64_t i, int64_t apart, int64_t b0) {
   const int64_t line = padded(p.groups);
   for (int r = 0; r < R; ++r)
     for (int64_t g = 0; g < p.groups; g += F32) {
-      const f32v scale = load_first<f32v>(p.scales + (i + r) * p.groups + g, p.groups - g < F32 ? p.groups - g : F32);
+      const f32v scale = load_first<f32v>(p.scales + (i + r * apart) * p.groups + g, p.groups - g < F32 ? p.groups - g : F32);
       for (int b = 0; b < B; ++b)
         storeu(p.factors + (r * B + b) * line + g, scale * loadu<f32v>(p.inverse + (b0 + b) * line + g));
     }
@@ -173,52 +173,63 @@ PK_INLINE void group_product(const Operands& p, const char* a, int64_t stride, i
 
 // What the whole groups left of R rows: their bytes with zeros behind them.
 template <class F, int R, int B>
-static __attribute__((noinline)) void last_group(const Operands& p, const char* a, int64_t b0, f32v (*sums)[B]) {
+static __attribute__((noinline)) void last_group(const Operands& p, const char* a, int64_t stride, int64_t b0, f32v (*sums)[B]) {
   alignas(64) char part[R][F::BYTES] = {};
   const int64_t whole = p.cols / GROUP;
-  for (int r = 0; r < R; ++r) memcpy(part[r], a + r * p.row_bytes + whole * F::BYTES, p.row_bytes - whole * F::BYTES);
+  for (int r = 0; r < R; ++r) memcpy(part[r], a + r * stride + whole * F::BYTES, p.row_bytes - whole * F::BYTES);
   f32v sum[R][B];
   for (int r = 0; r < R; ++r) memcpy(sum[r], sums[r], sizeof(sum[r]));
   group_product<F, R, B>(p, part[0], F::BYTES, b0, whole, sum);
   for (int r = 0; r < R; ++r) memcpy(sums[r], sum[r], sizeof(sum[r]));
 }
 
-// Rows [lo, hi), R at a time, by vectors b0..; asks for the R rows behind them.
+static constexpr int64_t AHEAD_BYTES = 1024;
+
+// Into the L2; an integer address, since it may pass the array's end.
+PK_VEC void ask(const char* p, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(ahead)), 0, 2);
+}
+
+// Rows [lo, lo + n) with those `apart`, 2 apart.. behind each, R in all, by vectors b0..: far streams, each asked for a
+// little ahead, for one stream does not fill the queues of memory.
 template <class F, int R, int B>
-static __attribute__((noinline)) void blocks(const Operands& p, int64_t lo, int64_t hi, int64_t b0) {
-  const int64_t whole = p.cols / GROUP, stride = p.row_bytes;
+static __attribute__((noinline)) void blocks(const Operands& p, int64_t lo, int64_t n, int64_t apart, int64_t b0) {
+  const int64_t whole = p.cols / GROUP, stride = apart * p.row_bytes;
   const bool rest = whole < p.groups;
-  const char* a = p.a + lo * stride;
-  for (int64_t i = lo; i < hi; i += R, a += R * stride) {
+  const int64_t ahead = p.batch > 2 ? p.row_bytes : AHEAD_BYTES;  // where other vectors come in between: the next rows
+  const char* a = p.a + lo * p.row_bytes;
+  for (int64_t i = lo; i < lo + n; ++i, a += p.row_bytes) {
     f32v sum[R][B] = {};
-    factors_of<R, B>(p, i, b0);
+    factors_of<R, B>(p, i, apart, b0);
     for (int64_t g = 0; g < whole; ++g) {
-#pragma GCC unroll 8
-      for (int k = 0; k < R * F::BYTES; k += 64) __builtin_prefetch(a + R * stride + g * R * F::BYTES + k, 0, 2);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int k = 0; k < F::BYTES; k += 64) ask(a + g * F::BYTES, r * stride + ahead + k);
       group_product<F, R, B>(p, a + g * F::BYTES, stride, b0, g, sum);
     }
     if (__builtin_expect(rest, 0)) {
       f32v all[R][B];
       for (int r = 0; r < R; ++r) memcpy(all[r], sum[r], sizeof(sum[r]));
-      last_group<F, R, B>(p, a, b0, all);
+      last_group<F, R, B>(p, a, stride, b0, all);
       for (int r = 0; r < R; ++r) memcpy(sum[r], all[r], sizeof(sum[r]));
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int b = 0; b < B; ++b) p.y[(b0 + b) * p.rows + i + r] = hsum(sum[r][b]);
+      for (int b = 0; b < B; ++b) p.y[(b0 + b) * p.rows + i + r * apart] = hsum(sum[r][b]);
   }
 }
 
 template <class F>
 PK_INLINE void rows_of(const Operands& p, int64_t lo, int64_t hi) {
-  const int64_t whole = lo + (hi - lo) / ROWS * ROWS, step = p.batch > 2 ? ROWS : whole - lo;  // A is read once
-  for (int64_t i = lo; i < whole; i += step) {
+  const int64_t apart = (hi - lo) / ROWS, rest = lo + ROWS * apart, step = p.batch > 2 ? 1 : apart;  // A is read once
+  for (int64_t i = lo; i < lo + apart; i += step) {
     int64_t b = 0;
-    for (; b + 2 <= p.batch; b += 2) blocks<F, ROWS, 2>(p, i, i + step, b);
-    if (b < p.batch) blocks<F, ROWS, 1>(p, i, i + step, b);
+    for (; b + 2 <= p.batch; b += 2) blocks<F, ROWS, 2>(p, i, step, apart, b);
+    if (b < p.batch) blocks<F, ROWS, 1>(p, i, step, apart, b);
   }
-  for (int64_t b = 0; b < p.batch; ++b) blocks<F, 1, 1>(p, whole, hi, b);
+  for (int64_t b = 0; b < p.batch; ++b) blocks<F, 1, 1>(p, rest, hi - rest, 1, b);
 }
 
 }  // namespace digits
