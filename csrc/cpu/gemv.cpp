@@ -13,6 +13,7 @@
 // bf16 uses the CPU's dot product of pairs where there is one; elsewhere pairs are split into even and odd columns, for which
 // x is put in that order once a pass, as for int4.
 #include "gemv_digits.h"
+#include "sums.h"
 #include "table.h"
 #include "vec.h"
 
@@ -161,7 +162,7 @@ static void order(const Product& p) {
 
 // ------------------------------------------------------------------------------------------------------------- blocks
 
-static constexpr int64_t AHEAD_BYTES = 1024;  // within rows that one block of vectors reads
+static constexpr int64_t AHEAD_BYTES = 1024;  // within rows that one vector reads; twice as far where several take longer
 
 // Asks, once a line of columns, for a line each of the PF rows from `ahead` on: an integer, since it may pass the array's end.
 template <class F, int PF>
@@ -232,10 +233,16 @@ static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t
   } else {
     steps<F, R, B, PF>(a, stride, x, p.ordered_bytes, ahead, 0, p.whole, sum);
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) finish<F>(p, i + r * apart, b0 + b, hsum(sum[r][b]));
+  for (int b = 0; b < B; ++b) {
+    if constexpr (R == 4 && sizeof(sum[0][0][0]) == 4) {
+      const f32x4 total = sums_of(sum[0][b], sum[1][b], sum[2][b], sum[3][b]);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) finish<F>(p, i + r * apart, b0 + b, total[r]);
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) finish<F>(p, i + r * apart, b0 + b, hsum(sum[r][b]));
+    }
   }
 }
 
@@ -288,7 +295,7 @@ PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
   if (!AHEAD && K::PAIRS && p.batch == 1) i += (hi - lo) / 2 * 2, K::by_pairs(p, lo, i, 0);
   for (const int64_t end = AHEAD ? lo + fours : rest; i < end; i += AHEAD ? 1 : 4) {
     const uintptr_t here = reinterpret_cast<uintptr_t>(p.a + i * p.row_bytes);
-    const uintptr_t soon = here + AHEAD_BYTES, next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
+    const uintptr_t soon = here + (p.batch > 1 ? 2 : 1) * AHEAD_BYTES, next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
     int64_t b = 0;
     if (!AHEAD || blocks > 4) {
       for (; b + 4 <= p.batch; b += 4) {

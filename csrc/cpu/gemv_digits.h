@@ -14,6 +14,7 @@
 // In scratch, for each vector and group: a vector each of the two beginnings, then DOTS of each digit, in the order in which
 // the weights unpack; then for each vector and group 1 / unit; then the scales of a block's rows times these.
 #pragma once
+#include "sums.h"
 #include "table.h"
 #include "vec.h"
 
@@ -183,7 +184,7 @@ static __attribute__((noinline)) void last_group(const Operands& p, const char* 
   for (int r = 0; r < R; ++r) memcpy(sums[r], sum[r], sizeof(sum[r]));
 }
 
-static constexpr int64_t AHEAD_BYTES = 1024;
+static constexpr int64_t AHEAD_BYTES = 2048;
 
 // Into the L2; an integer address, since it may pass the array's end.
 PK_VEC void ask(const char* p, int64_t ahead) {
@@ -214,10 +215,16 @@ static __attribute__((noinline)) void blocks(const Operands& p, int64_t lo, int6
       last_group<F, R, B>(p, a, stride, b0, all);
       for (int r = 0; r < R; ++r) memcpy(sum[r], all[r], sizeof(sum[r]));
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int b = 0; b < B; ++b) p.y[(b0 + b) * p.rows + i + r * apart] = hsum(sum[r][b]);
+    for (int b = 0; b < B; ++b) {
+      float* y = p.y + (b0 + b) * p.rows + i;
+      if constexpr (R == 4) {
+        const f32x4 total = sums_of(sum[0][b], sum[1][b], sum[2][b], sum[3][b]);
+        y[0] = total[0], y[apart] = total[1], y[2 * apart] = total[2], y[3 * apart] = total[3];
+      } else {
+        y[0] = hsum(sum[0][b]);
+      }
+    }
   }
 }
 
