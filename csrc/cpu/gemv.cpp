@@ -295,7 +295,8 @@ PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
   if (!AHEAD && K::PAIRS && p.batch == 1) i += (hi - lo) / 2 * 2, K::by_pairs(p, lo, i, 0);
   for (const int64_t end = AHEAD ? lo + fours : rest; i < end; i += AHEAD ? 1 : 4) {
     const uintptr_t here = reinterpret_cast<uintptr_t>(p.a + i * p.row_bytes);
-    const uintptr_t soon = here + (p.batch > 1 ? 2 : 1) * AHEAD_BYTES, next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
+    const uintptr_t soon = here + (p.batch > 1 ? 2 : 1) * AHEAD_BYTES;
+    const uintptr_t next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
     int64_t b = 0;
     if (!AHEAD || blocks > 4) {
       for (; b + 4 <= p.batch; b += 4) {

@@ -102,6 +102,8 @@ def test_ctrl_c_leaves_a_valid_file_that_resumes_to_the_whole(small: Path, cli: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell gives what it starts in the background a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     path = tmp_path / "cut.jsonl"
     _wait_for_records(path, 4)
