@@ -6,6 +6,7 @@
 //           maximum and sum kept up along the keys), flash (12 x 2 tiles, blocks of keys that stay in the L2), split (few rows:
 //           each thread streams its part of the keys, parts are joined at the end; split:N asks for rows N bytes ahead)
 #include "attention.h"
+#include "exp.h"
 
 #include <algorithm>
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "attention.h"
+#include "sums.h"
 
 using namespace pk;
 
@@ -25,7 +26,7 @@ struct Ahead {
     if (!p) return;
     for (int64_t j = from; j < from + n; ++j)
       for (int64_t b = 0; b < bytes; b += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(j * row + b)), 0, 2);
+        prefetch_l2(p, j * row + b);
   }
 };
 template <class E>
@@ -35,29 +36,6 @@ PK_INLINE Ahead ahead_of(const E* from, int64_t row, int64_t dim, int64_t rows) 
 }
 
 // ------------------------------------------------------------------------------------------------------------ scores
-
-// A step of `joined`: lanes whose number has bit B come from the second vector of each pair.
-template <int B, int N, int... I>
-PK_INLINE void join_step(f32v* v, std::integer_sequence<int, I...>) {
-  each<N>([&](auto j) __attribute__((always_inline)) {
-    const f32v a = v[2 * j], b = v[2 * j + 1];
-    if constexpr (B == 1 && N % 2 == 0)  // the next step puts lanes 1 and 2 of four in order: interleaving is cheap
-      v[j] = __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + (I & 1 ? L : 0))...) +
-             __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + 2 + (I & 1 ? L : 0))...);
-    else
-      v[j] = __builtin_shufflevector(a, b, (I & B ? L + I - B : I)...) + __builtin_shufflevector(a, b, (I & B ? L + I : I + B)...);
-  });
-}
-// Lane i * C + j of the result is the sum of lanes i * C to i * C + C - 1 of v[j], for j < N; B: how many are joined already.
-template <int C, int N, int B = 1>
-PK_INLINE f32v joined(f32v* v) {
-  constexpr auto all = std::make_integer_sequence<int, L>{};
-  if constexpr (B <= 1 && C >= 2 && N >= 2) join_step<1, N / 2>(v, all);
-  if constexpr (B <= 2 && C >= 4 && N * B >= 4) join_step<2, N * B / 4>(v, all);
-  if constexpr (B <= 4 && C >= 8 && N * B >= 8) join_step<4, N * B / 8>(v, all);
-  if constexpr (B <= 8 && C >= 16 && N * B >= 16) join_step<8, N * B / 16>(v, all);
-  return v[0];
-}
 
 // Keys whose sums are in registers at a time: few for a single row, so that memory is read nearly in order. A turn of `scores`
 // takes at least a vector of scores.

@@ -2,8 +2,8 @@
 //
 // Operands  in: x (n); out: y (units x n)      dims  n; units
 // Variants  unrollU: U vectors at once
+#include "exp.h"
 #include "table.h"
-#include "vec.h"
 
 using namespace pk;
 

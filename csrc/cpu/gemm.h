@@ -174,11 +174,6 @@ inline constexpr int panel_columns = 2 * lanes<typename K::T>;
 // apart whose groups follow one another; b: rows of two vectors, `sb` groups apart.
 using Micro = void (*)(int64_t groups, const void* a, int64_t sa, const void* b, int64_t sb, void* c, int64_t ldc, int64_t add);
 
-template <int... I, class F>
-PK_INLINE void each(std::integer_sequence<int, I...>, [[maybe_unused]] F f) { (f(std::integral_constant<int, I>{}), ...); }
-template <int N, class F>
-PK_INLINE void each(F f) { each(std::make_integer_sequence<int, N>{}, f); }
-
 // Accumulators are an array that only constants index: it stays in registers (a loop over it would not, in gcc 12).
 template <class K, int R, bool Direct>
 PK_INLINE void micro(int64_t groups, const void* va, int64_t sa, const void* vb, int64_t sb, void* vc, int64_t ldc, int64_t add) {

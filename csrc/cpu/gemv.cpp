@@ -164,26 +164,26 @@ static void order(const Product& p) {
 
 static constexpr int64_t AHEAD_BYTES = 1024;  // within rows that one vector reads; twice as far where several take longer
 
-// Asks, once a line of columns, for a line each of the PF rows from `ahead` on: an integer, since it may pass the array's end.
+// Asks, once a line of columns, for a line each of the PF rows that begin `ahead` bytes from a.
 template <class F, int PF>
-PK_INLINE void ask(uintptr_t ahead, int64_t stride, int64_t j) {
+PK_INLINE void ask(const char* a, int64_t ahead, int64_t stride, int64_t j) {
   if (PF == 0 || (F::bytes(F::STEP) % 64 && F::bytes(j) % 64)) return;
 #pragma GCC unroll 4
   for (int r = 0; r < PF; ++r)
     for (int64_t line = 0; line < F::bytes(F::STEP); line += 64)
-      __builtin_prefetch(reinterpret_cast<const void*>(ahead + uintptr_t(r * stride + F::bytes(j) + line)), 0, 2);
+      prefetch_l2(a, ahead + r * stride + F::bytes(j) + line);
 }
 
 // sum[r][b] += columns [from, to) of R rows times B vectors.
 template <class F, int R, int B, int PF>
-PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, uintptr_t ahead, int64_t from, int64_t to,
+PK_INLINE void steps(const char* a, int64_t stride, const char* x, int64_t x_stride, int64_t ahead, int64_t from, int64_t to,
                      typename F::V (&sum)[R][B]) {
   using V = typename F::V;
   using X = typename F::X;
   constexpr int W = sizeof(V) / sizeof(X);
 #pragma GCC unroll 2
   for (int64_t j = from; j < to; j += F::STEP) {
-    ask<F, PF>(ahead, stride, j);
+    ask<F, PF>(a, ahead, stride, j);
     V w[R][F::PER];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) F::read(a + r * stride + F::bytes(j), w[r]);
@@ -212,7 +212,7 @@ PK_INLINE void finish(const Product& p, int64_t i, int64_t b, decltype(F::one(nu
 
 // Rows i, i + apart.. by vectors b0..; asks for PF rows from `ahead` on.
 template <class F, int R, int B, int PF>
-static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t apart, int64_t b0, uintptr_t ahead) {
+static __attribute__((noinline)) void block(const Product& p, int64_t i, int64_t apart, int64_t b0, int64_t ahead) {
   using V = typename F::V;
   const char* a = p.a + i * p.row_bytes;
   const char* x = p.ordered + b0 * p.ordered_bytes;
@@ -272,52 +272,39 @@ static __attribute__((noinline)) void pairs(const Product& p, int64_t lo, int64_
   }
 }
 
-// How the blocks of a format are called: R rows by B vectors, PF rows ahead.
-template <class F>
-struct Blocks {
-  static constexpr bool PAIRS = F::PAIRS;
-  static void by_pairs(const Product& p, int64_t lo, int64_t hi, int64_t b) {
-    if constexpr (PAIRS) pairs<F>(p, lo, hi, b);
-  }
-  template <int R, int B, int PF>
-  static void run(const Product& p, int64_t i, int64_t apart, int64_t b, uintptr_t ahead) {
-    block<F, R, B, PF>(p, i, apart, b, ahead);
-  }
-};
-
 // Rows [lo, hi), four at a time and the rest one by one, up to four vectors each time. With AHEAD the four are a quarter of
 // the rows apart: one block of vectors asks for them a little ahead, several ask for the next turn's rows in equal parts.
-template <class K, bool AHEAD>
+template <class F, bool AHEAD>
 PK_INLINE void rows_of(const Product& p, int64_t lo, int64_t hi) {
   const int64_t blocks = (p.batch + 3) / 4, fours = (hi - lo) / 4;
-  const int64_t apart = AHEAD ? fours : 1, rest = lo + 4 * fours;
+  const int64_t apart = AHEAD ? fours : 1, rest = lo + 4 * fours, stride = apart * p.row_bytes;
+  const int64_t soon = (p.batch > 1 ? 2 : 1) * AHEAD_BYTES, next = p.row_bytes;  // how far ahead
   int64_t i = lo;
-  if (!AHEAD && K::PAIRS && p.batch == 1) i += (hi - lo) / 2 * 2, K::by_pairs(p, lo, i, 0);
+  if constexpr (!AHEAD && F::PAIRS) {
+    if (p.batch == 1) i += (hi - lo) / 2 * 2, pairs<F>(p, lo, i, 0);
+  }
   for (const int64_t end = AHEAD ? lo + fours : rest; i < end; i += AHEAD ? 1 : 4) {
-    const uintptr_t here = reinterpret_cast<uintptr_t>(p.a + i * p.row_bytes);
-    const uintptr_t soon = here + (p.batch > 1 ? 2 : 1) * AHEAD_BYTES;
-    const uintptr_t next = here + uintptr_t(p.row_bytes), stride = uintptr_t(apart * p.row_bytes);
     int64_t b = 0;
     if (!AHEAD || blocks > 4) {
       for (; b + 4 <= p.batch; b += 4) {
-        if (AHEAD && b < 16) K::template run<4, 4, 1>(p, i, apart, b, next + uintptr_t(b / 4) * stride);
-        else K::template run<4, 4, 0>(p, i, apart, b, next);
+        if (AHEAD && b < 16) block<F, 4, 4, 1>(p, i, apart, b, next + b / 4 * stride);
+        else block<F, 4, 4, 0>(p, i, apart, b, next);
       }
     } else if (blocks == 1) {
-      if (p.batch == 4) K::template run<4, 4, 4>(p, i, apart, 0, soon), b = 4;
-      else if (p.batch >= 2) K::template run<4, 2, 4>(p, i, apart, 0, soon), b = 2;
-      else K::template run<4, 1, 4>(p, i, apart, 0, soon), b = 1;
+      if (p.batch == 4) block<F, 4, 4, 4>(p, i, apart, 0, soon), b = 4;
+      else if (p.batch >= 2) block<F, 4, 2, 4>(p, i, apart, 0, soon), b = 2;
+      else block<F, 4, 1, 4>(p, i, apart, 0, soon), b = 1;
     } else {
       for (; b + 4 <= p.batch; b += 4) {
-        if (blocks == 2 || b == 0) K::template run<4, 4, 2>(p, i, apart, b, next + (b ? 2 : 0) * stride);
-        else K::template run<4, 4, 1>(p, i, apart, b, next + uintptr_t(b / 4 + 1 < 4 ? b / 4 + 1 : 3) * stride);
+        if (blocks == 2 || b == 0) block<F, 4, 4, 2>(p, i, apart, b, next + (b ? 2 : 0) * stride);
+        else block<F, 4, 4, 1>(p, i, apart, b, next + (b / 4 + 1 < 4 ? b / 4 + 1 : 3) * stride);
       }
     }
-    for (; b + 2 <= p.batch; b += 2) K::template run<4, 2, 0>(p, i, apart, b, next);
-    for (; b < p.batch; ++b) K::template run<4, 1, 0>(p, i, apart, b, next);
+    for (; b + 2 <= p.batch; b += 2) block<F, 4, 2, 0>(p, i, apart, b, next);
+    for (; b < p.batch; ++b) block<F, 4, 1, 0>(p, i, apart, b, next);
   }
   for (i = i > rest ? i : rest; i < hi; ++i)
-    for (int64_t b = 0; b < p.batch; ++b) K::template run<1, 1, 0>(p, i, 1, b, 0);
+    for (int64_t b = 0; b < p.batch; ++b) block<F, 1, 1, 0>(p, i, 1, b, 0);
 }
 template <class F>
 PK_INLINE void one_by_one(const Product& p, int64_t lo, int64_t hi) {
@@ -376,8 +363,8 @@ static void digit_passes(const pk_call* c, const pk_team* t, void (*rows)(const 
   {"gemv", "", #dtype, #variant, variant##_##dtype, scratch, nullptr, 0, "pk_gemv_" #dtype "_" #variant},
 #define KERNELS(dtype, F)                                   \
   KERNEL(dtype, F, plain, one_by_one<F>)                    \
-  KERNEL(dtype, F, blocked, (rows_of<Blocks<F>, false>))    \
-  KERNEL(dtype, F, ahead, (rows_of<Blocks<F>, true>))
+  KERNEL(dtype, F, blocked, (rows_of<F, false>))    \
+  KERNEL(dtype, F, ahead, (rows_of<F, true>))
 #define ENTRIES(dtype, F) \
   ENTRY(dtype, plain, scratch_of<F>) ENTRY(dtype, blocked, scratch_of<F>) ENTRY(dtype, ahead, scratch_of<F>)
 

@@ -186,11 +186,6 @@ static __attribute__((noinline)) void last_group(const Operands& p, const char* 
 
 static constexpr int64_t AHEAD_BYTES = 2048;
 
-// Into the L2; an integer address, since it may pass the array's end.
-PK_VEC void ask(const char* p, int64_t ahead) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(ahead)), 0, 2);
-}
-
 // Rows [lo, lo + n) with those `apart`, 2 apart.. behind each, R in all, by vectors b0..: far streams, each asked for a
 // little ahead, for one stream does not fill the queues of memory.
 template <class F, int R, int B>
@@ -206,7 +201,7 @@ static __attribute__((noinline)) void blocks(const Operands& p, int64_t lo, int6
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int k = 0; k < F::BYTES; k += 64) ask(a + g * F::BYTES, r * stride + ahead + k);
+        for (int k = 0; k < F::BYTES; k += 64) prefetch_l2(a + g * F::BYTES, r * stride + ahead + k);
       group_product<F, R, B>(p, a + g * F::BYTES, stride, b0, g, sum);
     }
     if (__builtin_expect(rest, 0)) {

@@ -49,8 +49,7 @@ struct Model {
     for (; j + TURN <= n; j += TURN) {
       for (int64_t line = 0; line < TURN * int64_t(sizeof(E)); line += LINE)
         each<R>([&](auto r) __attribute__((always_inline)) {
-          const uintptr_t at = reinterpret_cast<uintptr_t>(w + r * apart + j);  // an integer: it may pass the array's end
-          __builtin_prefetch(reinterpret_cast<const void*>(at + uintptr_t(AHEAD + line)), 0, 2);
+          prefetch_l2(w + r * apart + j, AHEAD + line);
         });
       const f32v x0 = K::load_c(x + j), x1 = K::load_c(x + j + F32);
       each<R>([&](auto r) __attribute__((always_inline)) {

@@ -1,7 +1,7 @@
 // Norms of a row and pointwise functions, fp32 arithmetic on fp32 or bf16 storage; norm.cpp, pointwise.cpp and layer.cpp.
 #pragma once
+#include "exp.h"
 #include "table.h"
-#include "vec.h"
 
 namespace pk {
 

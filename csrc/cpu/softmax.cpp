@@ -8,9 +8,9 @@
 //   registers  rows of 2, 4, 8 or 16 vectors without a mask stay in the registers, others in a scratch row in fp32
 //   stream     by way of the scratch row, with the results by streaming stores, for rows that lie in memory
 //
-// A row whose every s is -inf (fully masked) gives zeros. exp is within 1 ulp (vexp_low of vec.h); a row with NaN gives NaN.
+// A row whose every s is -inf (fully masked) gives zeros. exp is within 1 ulp (vexp_low of exp.h); a row with NaN gives NaN.
+#include "exp.h"
 #include "table.h"
-#include "vec.h"
 
 using namespace pk;
 

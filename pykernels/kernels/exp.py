@@ -1,7 +1,7 @@
 """Exponentials a second in fp32: what bounds softmax and attention where their data lie in a cache.
 
 Each unit (one a thread) reads 2048 values from the L1 and writes e^x of each back to it; the exponential is the one
-that the softmax kernels use (csrc/cpu/vec.h), within 1 ulp.
+that the softmax kernels use (csrc/cpu/exp.h), within 1 ulp.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 // Checks vec.h at the level it is compiled for: conversions, tails, reductions, exp. Prints one line per failure.
 // The argument is the number of values of each check, 2^20 without one; `exp` checks the exponentials of every fp32 number.
-#include "vec.h"
+#include "exp.h"
 
 #include <algorithm>
 #include <cmath>
