@@ -177,12 +177,12 @@ def one_case(door: Door, kernel: str, keys: dict[str, Any], *, launches: int = 0
     """An acceptance of a single case, given as the keys of a study. Raises UsageError where they give several."""
     where = f'measure("{kernel}")'
     study = check_study({"kernel": kernel, **keys}, where)
-    sweep = Sweep(name="pytest", study=[study], launches=launches or 5)
+    sweep = Sweep(name="pytest", where=where, study=[study], launches=launches or 5)
     sweep.text = f"pykernels = 1\n{study_text(study)}"
     try:
         acceptance = Acceptance(sweep, door, where=where)
     except UsageError as error:
-        raise UsageError(error.message.replace("pytest: study 1: ", f"{where}: "), hint=error.hint) from None
+        raise UsageError(error.message.replace(f"{where}: study 1: ", f"{where}: "), hint=error.hint) from None
     if len(acceptance.checks) != 1:
         reason = f"{len(acceptance.checks)} cases: give one value for each key"
         if not acceptance.checks:

@@ -124,7 +124,7 @@ def make_plan(sweep: Sweep, machine: Machine, *, k: str = "", can_run_all: bool 
     plan = Plan(sweep=sweep, machine=machine, cases=[], filter=k)
     found: dict[str, tuple[Case, Skipped | None]] = {}
     for n, study in enumerate(sweep.study, 1):
-        for case in _expand(study, plan, f"{sweep.name}: study {n}"):
+        for case in _expand(study, plan, f"{sweep.where}: study {n}"):
             if case.id not in found:
                 found[case.id] = (case, None if can_run_all else why_not(case, machine))
     chosen = patterns.select(k, list(found)) if k else list(found)

@@ -58,6 +58,7 @@ class Sweep(msgspec.Struct, kw_only=True):
     """A checked sweep. Times in seconds. `dram_factor`: DRAM arrays in multiples of the last-level cache."""
 
     name: str = "sweep"
+    where: str = "sweep"  # the file it was read from, for messages
     title: str = ""
     budget_s: float = 600.0
     launches: int = 5
@@ -123,6 +124,7 @@ def parse_sweep(text: str, *, name: str = "sweep", where: str = "sweep") -> Swee
         raise UsageError(f"{where}: pykernels = {version!r}: the first key must be `pykernels = {FORMAT}`")
     sweep = Sweep(
         name=name,
+        where=where,
         title=_typed(data, "title", str, "", where),
         budget_s=_duration(data, "budget", 600.0, where),
         launches=_positive(data, "launches", 5, where),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -93,6 +94,13 @@ def test_unreadable_and_binary_files_are_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UsageError, match="not a text file"):
         load_sweep(str(binary))
+
+
+def test_a_value_found_wrong_when_planning_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('pykernels = 1\n[[study]]\nkernel = "embedding_bag"\nlevel = "L2"\ndim = 0\n')
+    with pytest.raises(UsageError, match=rf"^{re.escape(str(path))}: study 1: .*dim = 0: write a whole number"):
+        make_plan(load_sweep(str(path)), read_machine())
 
 
 @pytest.mark.parametrize("name", sorted(shipped_sweeps()))
